@@ -1,0 +1,1 @@
+"""The commands mer-fs and mer-zoo: parse, one library call, print."""

@@ -1,0 +1,158 @@
+"""What every command shares: lazy loading, `--store`, `--json`, `--debug`, errors as one line, exit codes."""
+
+import functools
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mer_featurestore.errors import MerError, suggest
+
+if TYPE_CHECKING:
+    from mer_featurestore import Store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called: `{name: ("module:attribute", "short help")}`."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names in the order of the table, which is the order of use."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command's module and return the command."""
+        if cmd_name not in self.lazy:
+            return None
+        module, attribute = self.lazy[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say "did you mean" for a command that does not exist."""
+        if args and args[0] not in self.lazy and not args[0].startswith("-"):
+            raise click.UsageError(f"no command named {args[0]!r}; {suggest(args[0], self.lazy)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands from the table, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
+
+
+def command(name: str, **kwargs: Any) -> Callable[[Command], click.Command]:
+    """Make a click command that also takes `--json` and `--debug`; return values are for `--json`."""
+
+    def decorate(function: Command) -> click.Command:
+        @click.option("--json", "as_json", is_flag=True, help="Print one JSON document for machines.")
+        @click.option("--debug", is_flag=True, help="Show tracebacks.")
+        @functools.wraps(function)
+        def run(*args: Any, as_json: bool, debug: bool, **options: Any) -> Any:
+            context = click.get_current_context()
+            context.obj = {"json": as_json}
+            try:
+                return function(*args, **options)
+            except Exception as error:  # every error of a command ends here, and nowhere else
+                if debug or not _is_for_people(error):
+                    raise
+                raise CommandError(error, as_json) from error
+
+        return click.command(name, **kwargs)(run)
+
+    return decorate
+
+
+class CommandError(click.ClickException):
+    """A user's error: one line on stderr (or one JSON document with `--json`), exit code 1."""
+
+    def __init__(self, error: Exception, as_json: bool) -> None:
+        super().__init__(_one_line(error))
+        self.error, self.as_json = error, as_json
+
+    def show(self, file: Any = None) -> None:
+        """Print it."""
+        if self.as_json:
+            remedy = getattr(self.error, "remedy", "")
+            message = getattr(self.error, "message", self.message)
+            click.echo(json.dumps({"error": message, "remedy": remedy}), file=file or sys.stdout)
+        else:
+            click.echo(f"Error: {self.message}", err=True)
+
+
+def _is_for_people(error: Exception) -> bool:
+    return isinstance(error, (MerError, OSError)) and not isinstance(error, click.exceptions.Exit)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
+
+
+def store_option(function: Command) -> Command:
+    """Add `--store`, else `MER_STORE`, else `./mer-store`; the command gets `store_url`."""
+    return click.option(
+        "--store",
+        "store_url",
+        envvar="MER_STORE",
+        default="mer-store",
+        show_default=True,
+        show_envvar=True,
+        help="The store's folder or URL.",
+    )(function)
+
+
+def at_option(function: Command) -> Command:
+    """Add `--at N`, which reads the store as it was at commit N."""
+    return click.option("--at", type=int, metavar="N", help="Read the store as of commit N.")(function)
+
+
+def open_store(store_url: str, at: int | None = None) -> "Store":
+    """Open a store for a command."""
+    from mer_featurestore import Store
+
+    return Store.open(store_url, at=at)
+
+
+def emit(document: Any, human: Callable[[], None]) -> None:
+    """Print the JSON document when `--json` was given, else call `human` to print for a person."""
+    if click.get_current_context().obj["json"]:
+        click.echo(json.dumps(document, ensure_ascii=False, default=str))
+    else:
+        human()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; columns whose every value is a number are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*("" if cell is None else str(cell) for cell in row))
+    Console(soft_wrap=False).print(grid)
+
+
+def command_line() -> str:
+    """Return the command as typed, for the journal."""
+    context = click.get_current_context()
+    shown = context.meta.get("mer_cli.command_line")
+    if shown:
+        return str(shown)
+    import shlex
+    from pathlib import Path
+
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,31 @@
+"""`mer-fs`: the feature store and extraction."""
+
+import click
+
+from mer_cli.app import LazyGroup
+
+COMMANDS = {
+    "init": ("mer_cli.commands.init:init", "Make an empty store."),
+    "ingest": ("mer_cli.commands.ingest:ingest", "Add clips from a CSV catalogue."),
+    "plugins": ("mer_cli.commands.plugins:plugins", "List extractor plugins and what they need."),
+    "extract": ("mer_cli.commands.extract:extract", "Turn clips into features, resuming where it stopped."),
+    "spaces": ("mer_cli.commands.spaces:spaces", "List feature spaces."),
+    "clips": ("mer_cli.commands.clips:clips", "List clips by split, speaker and modality."),
+    "quarantine": (
+        "mer_cli.commands.quarantine:quarantine",
+        "List clips an extraction could not use, and why.",
+    ),
+    "labels": ("mer_cli.commands.labels:labels", "List, import, show, compare and export label layers."),
+    "log": ("mer_cli.commands.log:log", "Show the journal of commits."),
+    "demo": ("mer_cli.commands.demo:demo", "Run the whole path on a synthetic corpus."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mer-fs")
+def main() -> None:
+    """Feature store for multimodal emotion recognition.
+
+    Turn audio, video and transcripts into features under a key; keep them with the fingerprint of how they
+    were made; version every round of labels.
+    """

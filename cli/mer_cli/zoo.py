@@ -1,0 +1,22 @@
+"""`mer-zoo`: fusion models, runs and pseudo-label rounds."""
+
+import click
+
+from mer_cli.app import LazyGroup
+
+COMMANDS = {
+    "models": ("mer_cli.commands.models:models", "List fusion models and their parameters."),
+    "train": ("mer_cli.commands.train:train", "Train a model over K folds from a feature store."),
+    "runs": ("mer_cli.commands.runs:runs", "List runs with their scores."),
+    "show": ("mer_cli.commands.show:show", "Show one run: configuration, scores, folds."),
+    "predict": ("mer_cli.commands.predict:predict", "Predict any split with a run."),
+    "evaluate": ("mer_cli.commands.evaluate:evaluate", "Score a run on a labelled split."),
+    "pseudo-label": ("mer_cli.commands.pseudo_label:pseudo_label", "Publish a round of pseudo-labels."),
+    "report": ("mer_cli.commands.report:report", "Write an HTML report with figures."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mer-fs")
+def main() -> None:
+    """Fusion models for multimodal emotion recognition, trained by key from a feature store."""

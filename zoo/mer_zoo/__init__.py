@@ -1,0 +1,1 @@
+"""Fusion models, training, metrics and pseudo-label rounds."""
