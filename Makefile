@@ -29,3 +29,6 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+docs: $(READY)
+	$(BIN)/python -m mer_cli.reference

@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called: `{name: ("module:attribute", "short help")}`."""
+    """A group whose commands are imported when called: `{name: ("module:attribute", "short help")}`."""
 
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
 def command(name: str, **kwargs: Any) -> Callable[[Command], click.Command]:
     """Make a click command that also takes `--json` and `--debug`; return values are for `--json`."""
 
-    def decorate(function: Command) -> click.Command:
+    def decorate(function: Callable[..., Any]) -> click.Command:
         @click.option("--json", "as_json", is_flag=True, help="Print one JSON document for machines.")
         @click.option("--debug", is_flag=True, help="Show tracebacks.")
         @functools.wraps(function)
@@ -62,12 +62,17 @@ def command(name: str, **kwargs: Any) -> Callable[[Command], click.Command]:
             context.obj = {"json": as_json}
             try:
                 return function(*args, **options)
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except KeyboardInterrupt:
+                click.echo("Interrupted; what was committed is kept.", err=True)
+                context.exit(130)
             except Exception as error:  # every error of a command ends here, and nowhere else
-                if debug or not _is_for_people(error):
+                if debug:
                     raise
                 raise CommandError(error, as_json) from error
 
-        return click.command(name, **kwargs)(run)
+        return click.command(name, cls=click.Command, **kwargs)(run)
 
     return decorate
 
@@ -89,14 +94,12 @@ class CommandError(click.ClickException):
             click.echo(f"Error: {self.message}", err=True)
 
 
-def _is_for_people(error: Exception) -> bool:
-    return isinstance(error, (MerError, OSError)) and not isinstance(error, click.exceptions.Exit)
-
-
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.strerror}: {error.filename}"
-    return str(error)
+    if isinstance(error, MerError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}; run again with --debug to see where"
 
 
 def store_option(function: Command) -> Command:

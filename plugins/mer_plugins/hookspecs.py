@@ -1,7 +1,8 @@
 """Every hook a plugin can implement, on one screen.
 
-A plugin is a module (or object) named by an entry point of the group `mer_plugins`; the built-ins come in by
-the same door. Hooks return light cards: heavy packages are imported when a card is used, never when it is listed.
+A plugin is a module (or object) named by an entry point of the group `mer_plugins`; the built-ins come in
+by the same door. Hooks return light cards: heavy packages are imported when a card is used, never when it is
+listed.
 """
 
 from collections.abc import Iterable

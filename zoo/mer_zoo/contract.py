@@ -22,7 +22,7 @@ Batch = Mapping[str, Sequences]
 
 
 class Output(NamedTuple):
-    """What a model returns: logits `[B, C]`, and extra losses (scalars) that training adds to cross-entropy."""
+    """What a model returns: logits `[B, C]`, and extra losses (scalars) added to the cross-entropy."""
 
     logits: "Tensor"
     losses: Mapping[str, "Tensor"] = {}
