@@ -17,14 +17,16 @@ PROGRAMS = {"mer-fs": fs.main, "mer-zoo": zoo.main}
 
 def commands_in(page: Path) -> list[str]:
     """Return the mer-fs and mer-zoo command lines of a page's code blocks, continuations joined."""
-    blocks = re.findall(r"^```(?:bash|console|sh)\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    blocks = re.findall(
+        r"^```(?:bash|console|sh)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     text = "\n".join(blocks).replace("\\\n", " ")
-    return re.findall(r"^(?:\$ )?(mer-(?:fs|zoo) .*?)(?:\s+#.*)?$", text, re.M)
+    return re.findall(r"^(?:\$ )?(mer-(?:fs|zoo) .*?)(?:\s+#.*)?$", text, re.MULTILINE)
 
 
 def test_the_command_reference_is_fresh() -> None:
     """docs/cli.md is what the commands' --help prints today; `make docs` writes it anew."""
-    assert reference.PAGE == Path("docs/cli.md")
+    assert Path("docs/cli.md") == reference.PAGE
     assert (ROOT / reference.PAGE).read_text(encoding="utf-8") == reference.render()
 
 
@@ -54,7 +56,9 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_the_version_is_told_in_one_voice() -> None:
-    """`--version` is the version of pyproject.toml, and the changelog has a heading for it or for what comes."""
+    """`--version` is the version of pyproject.toml, and the changelog has a heading."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert version in CliRunner().invoke(fs.main, ["--version"]).output
-    assert re.search(rf"^## (Unreleased|{re.escape(version)})", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert re.search(
+        rf"^## (Unreleased|{re.escape(version)})", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )

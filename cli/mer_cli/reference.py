@@ -1,4 +1,4 @@
-"""The command reference of the docs, generated from the commands themselves: `python -m mer_cli.reference`."""
+"""The command reference of the docs, generated from the commands: `python -m mer_cli.reference`."""
 
 from collections.abc import Iterator
 from pathlib import Path
