@@ -1,0 +1,10 @@
+"""A synthetic tri-modal corpus of real media files: for demos and tests, not for science.
+
+Voices, faces and sentences are made from tables somebody wrote down (`acting.py`, `sentences.py`); a score on
+them says that the machinery works and nothing about emotion recognition.
+"""
+
+from mer_plugins.synthetic.acting import EMOTIONS
+from mer_plugins.synthetic.corpus import write_corpus
+
+__all__ = ["EMOTIONS", "write_corpus"]
