@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,8 +51,10 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
 
 
-def command(name: str, **kwargs: Any) -> Callable[[Command], click.Command]:
-    """Make a click command that also takes `--json` and `--debug`; return values are for `--json`."""
+def command(
+    name: str, *, cls: type[click.Command] = click.Command, **kwargs: Any
+) -> Callable[[Command], click.Command]:
+    """Make a click command (or, with `cls`, a group) that also takes `--json` and `--debug`."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @click.option("--json", "as_json", is_flag=True, help="Print one JSON document for machines.")
@@ -72,7 +75,7 @@ def command(name: str, **kwargs: Any) -> Callable[[Command], click.Command]:
                     raise
                 raise CommandError(error, as_json) from error
 
-        return click.command(name, cls=click.Command, **kwargs)(run)
+        return click.command(name, cls=cls, **kwargs)(run)
 
     return decorate
 
@@ -130,9 +133,21 @@ def open_store(store_url: str, at: int | None = None) -> "Store":
 def emit(document: Any, human: Callable[[], None]) -> None:
     """Print the JSON document when `--json` was given, else call `human` to print for a person."""
     if click.get_current_context().obj["json"]:
-        click.echo(json.dumps(document, ensure_ascii=False, default=str))
+        try:
+            text = json.dumps(document, ensure_ascii=False, default=str, allow_nan=False)
+        except ValueError:  # JSON has no NaN and no infinity: what is not known is null
+            text = json.dumps(_without_nan(document), ensure_ascii=False, default=str)
+        click.echo(text)
     else:
         human()
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

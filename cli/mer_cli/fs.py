@@ -16,6 +16,7 @@ COMMANDS = {
         "List clips an extraction could not use, and why.",
     ),
     "labels": ("mer_cli.commands.labels:labels", "List, import, show, compare and export label layers."),
+    "duplicates": ("mer_cli.commands.duplicates:duplicates", "List clips that have the same content."),
     "log": ("mer_cli.commands.log:log", "Show the journal of commits."),
     "demo": ("mer_cli.commands.demo:demo", "Run the whole path on a synthetic corpus."),
 }

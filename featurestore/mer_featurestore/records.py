@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,7 +42,7 @@ class Clip:
     audio: str | None = None
     video: str | None = None
     text: str | None = None
-    duration: float = float("nan")
+    duration: float = math.nan
     content_hash: str = ""
 
     def has(self, modality: Modality) -> bool:

@@ -1,0 +1,42 @@
+"""A progress bar on stderr for anything that takes longer than a blink."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+Report = Callable[[int, int], None]
+"""Called with (done, in all)."""
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Report]:
+    """Give a function to report progress to; nothing is drawn with `--json` or when stderr is no terminal."""
+    context = click.get_current_context(silent=True)
+    if not sys.stderr.isatty() or (context is not None and (context.obj or {}).get("json")):
+        yield lambda _done, _total: None
+        return
+    bar, task = _bar(what)
+
+    def report(done: int, total: int) -> None:
+        bar.start()  # does nothing when it is running
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        bar.stop()
+
+
+def _bar(what: str) -> "tuple[Progress, TaskID]":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    return bar, bar.add_task(what, total=None)

@@ -1,0 +1,75 @@
+"""Groups written ahead of the commit that names them."""
+
+from collections.abc import Callable, Hashable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mer_featurestore.commits import Entry, Kind
+from mer_featurestore.groups import SINGLE_FILE, Arrays, find_backend, fresh_path, publish
+
+if TYPE_CHECKING:
+    from mer_featurestore.store import Store
+
+
+class Draft:
+    """Publishes the groups of one commit, whose content may have to be made again after a lost race.
+
+    A group is written once per distinct content; whatever the commit does not name in the end is deleted when
+    the `with` block is left. (A process that is killed leaves files that no commit names: `gc` sweeps them.)
+    """
+
+    def __init__(self, store: "Store", backend: str | None = None) -> None:
+        self._storage = store.storage
+        self._backend = find_backend(backend or store.backend)
+        self._written: dict[Hashable, tuple[str, dict[str, Any]]] = {}
+
+    def entry(
+        self,
+        kind: Kind,
+        name: str,
+        content: Hashable,
+        make: Callable[[], tuple[Arrays, Mapping[str, Any]]],
+        *,
+        attrs: Mapping[str, Any],
+        parents: tuple[str, ...] = (),
+    ) -> Entry:
+        """Return the entry of a group, writing the group unless this content was written already.
+
+        Args:
+            kind: Of the entry.
+            name: Of the entry.
+            content: What tells contents apart.
+            make: Returns the group's arrays and attributes.
+            attrs: Of the entry.
+            parents: Of the entry.
+        """
+        token = (kind, name, content)
+        if token not in self._written:
+            arrays, group_attrs = make()
+            path = fresh_path(kind, self._backend)
+            files = publish(self._storage, self._backend, path, arrays, group_attrs)
+            self._written[token] = (path, files)
+        path, files = self._written[token]
+        return Entry(
+            kind=kind,
+            name=name,
+            path=path,
+            backend=self._backend.name,
+            attrs=attrs,
+            files=files,
+            parents=parents,
+        )
+
+    def keep(self, *entries: Entry | None) -> None:
+        """Say which entries the commit names."""
+        kept = {entry.path for entry in entries if entry is not None}
+        self._written = {t: w for t, w in self._written.items() if w[0] not in kept}
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for path, files in self._written.values():
+            self._storage.delete([path if f in ("", SINGLE_FILE) else f"{path}/{f}" for f in files])

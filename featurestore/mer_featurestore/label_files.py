@@ -1,0 +1,50 @@
+"""Label layers as groups of arrays."""
+
+from typing import Any
+
+import numpy as np
+
+from mer_featurestore import strings
+from mer_featurestore.groups import Arrays, Group
+from mer_featurestore.label_layer import LabelLayer
+
+_NUMERIC = ("label", "probs", "confidence", "source")
+
+
+def layer_to_group(layer: LabelLayer) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays and attributes a layer is stored as; the class order is in the attributes."""
+    arrays: dict[str, Any] = {name: getattr(layer, name) for name in _NUMERIC}
+    if layer.members:  # an array of no columns has no bytes, which not every format can say
+        arrays["votes"] = layer.votes
+    arrays["kept"] = layer.kept.astype(np.uint8)
+    for name, texts in (("key", layer.keys), ("reason", layer.reason)):
+        arrays[f"{name}_bytes"], arrays[f"{name}_offsets"] = strings.encode(texts)
+    attrs = {
+        "kind": "labels",
+        "name": layer.name,
+        "classes": list(layer.classes),
+        "members": list(layer.members),
+        "parents": list(layer.parents),
+        "attrs": dict(layer.attrs),
+    }
+    return arrays, attrs
+
+
+def layer_from_group(group: Group) -> LabelLayer:
+    """Rebuild a layer; everything is checked again on the way."""
+    attrs = group.attrs
+    texts = {
+        n: strings.decode(group.read(f"{n}_bytes"), group.read(f"{n}_offsets")) for n in ("key", "reason")
+    }
+    return LabelLayer(
+        name=attrs["name"],
+        classes=tuple(attrs["classes"]),
+        keys=tuple(texts["key"]),
+        **{name: group.read(name) for name in _NUMERIC},
+        votes=group.read("votes") if attrs["members"] else np.empty((len(texts["key"]), 0), np.int16),
+        members=tuple(attrs["members"]),
+        reason=tuple(texts["reason"]),
+        kept=group.read("kept").astype(np.bool_),
+        parents=tuple(attrs["parents"]),
+        attrs=attrs["attrs"],
+    )
