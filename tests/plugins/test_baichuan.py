@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mer_plugins.errors import PluginError
 from mer_plugins.text.baichuan_net import BaichuanConfig, BaichuanForCausalLM, BaichuanModel, alibi_slopes
 
 SIZES = {"vocab_size": 61, "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3}
@@ -200,7 +201,7 @@ def test_published_configurations(
 
 def test_impossible_sizes_are_refused() -> None:
     """A configuration whose heads do not divide its width must not make a model."""
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(PluginError, match="5 attention heads"):
         BaichuanConfig(**SIZES, num_attention_heads=5)
 
 

@@ -19,6 +19,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
+from mer_plugins.errors import PluginError
+
 ROTARY_WIDTHS = {4096: True, 5120: False}  # hidden size of the published 7B and 13B models
 NORM_HEAD_VOCABULARY = 125_696  # Baichuan 2; the first generation has 64,000 tokens and a plain head
 
@@ -53,21 +55,22 @@ class BaichuanConfig(PreTrainedConfig):
     norm_head: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Settle what the published files leave open."""
+        """Settle what the published files leave open.
+
+        Raises:
+            PluginError: Sizes that do not fit together, or another activation than SwiGLU's.
+        """
+        if self.hidden_size % self.num_attention_heads or self.hidden_act != "silu":
+            raise PluginError(
+                f"no Baichuan has hidden_size {self.hidden_size}, {self.num_attention_heads} attention heads "
+                f"and hidden_act {self.hidden_act!r}",
+                "compare config.json with the published one",
+            )
         if self.rotary is None:
             self.rotary = ROTARY_WIDTHS.get(self.hidden_size, self.max_position_embeddings is not None)
         if self.norm_head is None:
             self.norm_head = self.vocab_size == NORM_HEAD_VOCABULARY
         super().__post_init__(**kwargs)
-
-    def validate_architecture(self) -> None:
-        """Refuse sizes that do not fit together; called by transformers."""
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} attention heads"
-            )
-        if self.hidden_act != "silu":
-            raise ValueError(f"hidden_act {self.hidden_act!r}: every published Baichuan uses 'silu'")
 
 
 def alibi_slopes(heads: int) -> list[float]:
