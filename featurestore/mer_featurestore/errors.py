@@ -36,6 +36,13 @@ class UnknownName(StoreError, LookupError):
         super().__init__(f"no {what} named {name!r}", remedy or suggest(name, known))
 
 
+class UnknownKey(UnknownName):
+    """A feature space does not have these clips; the message says how to get them."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        MerError.__init__(self, message, remedy)
+
+
 class NameTaken(StoreError):
     """Immutable things are named once."""
 

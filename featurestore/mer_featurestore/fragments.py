@@ -1,0 +1,229 @@
+"""A fragment: many clips packed in one group, written whole and never changed.
+
+Arrays of the group (n clips, N rows):
+
+| array         | type, shape            | meaning                                                       |
+|---------------|------------------------|---------------------------------------------------------------|
+| `data`        | `[N, *row_shape]`      | the rows of all clips, one clip after another                 |
+| `offsets`     | int64 `[n + 1]`        | clip i has the rows `offsets[i]:offsets[i + 1]`               |
+| `keys`        | uint8 `[bytes]`        | the keys' UTF-8 bytes, one after another                      |
+| `key_offsets` | int64 `[n + 1]`        | key i has the bytes `key_offsets[i]:key_offsets[i + 1]`       |
+| `key_hashes`  | uint64 `[n]`           | BLAKE2b-64 of each key, ascending                             |
+| `key_order`   | int64 `[n]`            | clip that each of `key_hashes` belongs to                     |
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_featurestore import strings
+from mer_featurestore.errors import Damaged
+from mer_featurestore.groups import Blocks, Group, Layout, find_backend, fresh_path, open_group, publish
+from mer_featurestore.index import encode_keys, hash_keys
+from mer_featurestore.journal import Entry
+
+if TYPE_CHECKING:
+    from mer_featurestore.records import SpaceSpec
+    from mer_featurestore.storage import Storage
+
+VERSION = 1
+SMALL = 1 << 16  # bytes below which reading is cheaper than mapping
+
+
+class Fragment:
+    """A committed fragment, opened on use; may be used after a fork and sent to another process."""
+
+    def __init__(self, storage: "Storage", entry: Entry) -> None:
+        self.storage, self.entry = storage, entry
+
+    def __len__(self) -> int:
+        return int(self.entry.attrs["clips"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"storage": self.storage, "entry": self.entry}
+
+    @property
+    def rows(self) -> int:
+        """Rows of all its clips."""
+        return int(self.entry.attrs["rows"])
+
+    @cached_property
+    def group(self) -> Group:
+        """The opened group."""
+        return open_group(self.storage, self.entry)
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """Where the rows lie, None when they must be read through the backend."""
+        return self.group.extents("data")
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Hashes of the keys, ascending, uint64 `[n]`."""
+        return self._column("key_hashes")
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Clip of each hash, int64 `[n]`."""
+        return self._column("key_order")
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """First row of each clip, int64 `[n + 1]`."""
+        return self._column("offsets")
+
+    @cached_property
+    def key_offsets(self) -> NDArray[np.int64]:
+        """First byte of each key, int64 `[n + 1]`."""
+        return self._column("key_offsets")
+
+    @cached_property
+    def key_blob(self) -> NDArray[np.uint8]:
+        """Bytes of all keys."""
+        return self._column("keys")
+
+    def key_bytes(self, clip: int) -> bytes:
+        """Return the UTF-8 bytes of a clip's key."""
+        return self.key_blob[self.key_offsets[clip] : self.key_offsets[clip + 1]].tobytes()
+
+    def keys(self) -> list[str]:
+        """Return all keys in their order."""
+        return strings.decode(self.key_blob, self.key_offsets)
+
+    def _column(self, name: str) -> NDArray[Any]:
+        """Map a column, or read it where it is small, compressed or not local."""
+        shape, dtype = self.group.shape(name), self.group.dtype(name)
+        layout = (
+            self.group.extents(name) if self.storage.local and shape[0] * dtype.itemsize >= SMALL else None
+        )
+        if layout is None or len(layout.offset) != 1 or self.storage.local is None:
+            return self.group.read(name)
+        path = self.storage.local / layout.files[0]
+        mapped = np.memmap(path, dtype, "r", int(layout.offset[0]), shape)
+        return mapped.view(np.ndarray)
+
+    def check(self) -> None:
+        """Check shapes, types, offsets and the key index against each other.
+
+        Raises:
+            Damaged: They contradict each other; the message names the array.
+        """
+        n, rows = len(self), self.rows
+        spec = self.entry.attrs["spec"]
+        expected = {
+            "data": (rows, *spec["row_shape"]),
+            "offsets": (n + 1,),
+            "key_offsets": (n + 1,),
+            "key_hashes": (n,),
+            "key_order": (n,),
+        }
+        for name, shape in expected.items():
+            self._require(
+                self.group.shape(name) == shape, name, f"has shape {self.group.shape(name)}, not {shape}"
+            )
+        self._require(self.group.dtype("data") == np.dtype(spec["dtype"]), "data", "has another type")
+        _ = self.layout  # raises for missing and short files
+        for name, column, last in (
+            ("offsets", self.offsets, rows),
+            ("key_offsets", self.key_offsets, self.group.shape("keys")[0]),
+        ):
+            fine = column[0] == 0 and column[-1] == last and bool((np.diff(column) >= 0).all())
+            self._require(fine, name, "does not ascend from 0 to its end")
+        self._check_index()
+
+    def _check_index(self) -> None:
+        coded = encode_keys(self.keys())
+        self._require(len(set(coded)) == len(coded), "keys", "has a key twice")
+        self._require(
+            np.array_equal(np.sort(self.order), np.arange(len(self))), "key_order", "is no permutation"
+        )
+        fine = np.array_equal(hash_keys(coded)[self.order], self.hashes) and bool(
+            (self.hashes[1:] >= self.hashes[:-1]).all()
+        )
+        self._require(fine, "key_hashes", "does not belong to the keys")
+
+    def _require(self, fine: bool, name: str, problem: str) -> None:
+        if not fine:
+            raise Damaged(
+                f"{name} of {self.entry.path} {problem}", "restore it from a copy, or extract again"
+            )
+
+
+def write_fragment(
+    storage: "Storage",
+    backend: str,
+    spec: "SpaceSpec",
+    keys: Sequence[str],
+    lengths: NDArray[np.int64],
+    data: "NDArray[Any] | Blocks",
+    *,
+    codec: str | None = None,
+) -> Entry:
+    """Write a fragment and return the entry that a commit can add.
+
+    Args:
+        storage: The store's bytes.
+        backend: `zarr` or `hdf5`.
+        spec: The space it belongs to.
+        keys: n keys.
+        lengths: Rows of each clip, int64 `[n]`.
+        data: `[Σ lengths, *row_shape]` in the space's type.
+        codec: Compression of `data`.
+
+    Raises:
+        UnknownName: No such backend or codec.
+        StoreError: No permission, or no space left.
+    """
+    format_ = find_backend(backend)
+    codec = format_.check_codec(codec)
+    facts = {"clips": len(keys), "rows": int(data.shape[0]), "codec": codec}
+    attrs = {
+        "format": f"mer-fs fragment {VERSION}",
+        "fingerprint": spec.fingerprint,
+        "spec": spec_json(spec),
+        **facts,
+    }
+    path = fresh_path(f"features/{spec.name}", format_)
+    arrays = {"data": data, **columns(keys, lengths)}
+    files = publish(storage, format_, path, arrays, attrs, codecs={"data": codec} if codec else None)
+    return Entry(
+        kind="features",
+        name=spec.name,
+        path=path,
+        backend=backend,
+        attrs=attrs,
+        files=files,
+        parents=spec.parents,
+    )
+
+
+def columns(keys: Sequence[str], lengths: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a fragment besides `data`."""
+    blob, key_offsets = strings.encode(keys)
+    offsets = np.zeros(len(keys) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    hashes = hash_keys(encode_keys(keys))
+    order = np.argsort(hashes, kind="stable").astype(np.int64)
+    return {
+        "offsets": offsets,
+        "keys": blob,
+        "key_offsets": key_offsets,
+        "key_hashes": hashes[order],
+        "key_order": order,
+    }
+
+
+def spec_json(spec: "SpaceSpec") -> dict[str, Any]:
+    """Return the specification as JSON, the way `spec_from_json` reads it."""
+    return {"name": spec.name, **spec.identity(), "parents": list(spec.parents)}
+
+
+def spec_from_json(document: dict[str, Any]) -> "SpaceSpec":
+    """Rebuild a specification."""
+    from mer_featurestore.records import SpaceSpec
+
+    row_shape, parents = tuple(document["row_shape"]), tuple(document["parents"])
+    return SpaceSpec(**{**document, "row_shape": row_shape, "parents": parents})

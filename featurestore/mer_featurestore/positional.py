@@ -1,0 +1,161 @@
+"""Positional reads: bytes at computed offsets of many files straight into one buffer.
+
+This is the hot path. `preadv` needs no file position, so descriptors may be shared with forked workers; what
+lies in the page cache is taken at once (`RWF_NOWAIT`), the rest is announced to the kernel (`WILLNEED`) for
+the whole batch before it is waited for.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mer_featurestore.errors import Damaged
+
+if TYPE_CHECKING:
+    from mer_featurestore.storage import Storage
+
+OPEN_FILES = 256
+REMOTE_READS = 16
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
+
+
+@dataclass(slots=True)
+class Piece:
+    """Bytes that are contiguous in a file and in the buffer.
+
+    Attributes:
+        file: Name in the store.
+        offset: First byte in the file.
+        target: First byte in the buffer.
+        length: Bytes.
+    """
+
+    file: str
+    offset: int
+    target: int
+    length: int
+
+
+class _Open:
+    """A file descriptor that is closed when nobody uses it any more."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+class Reader:
+    """Reads pieces of the files of one storage; keeps the last files open.
+
+    It holds no lock and no thread between calls, so a process that has read may fork. Pickling drops the
+    open files.
+    """
+
+    def __init__(self, storage: "Storage") -> None:
+        self.storage = storage
+        self._files: dict[str, _Open] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"storage": self.storage, "_files": {}}
+
+    def read(self, pieces: Sequence[Piece], buffer: memoryview) -> None:
+        """Fill the pieces' places in a buffer.
+
+        Args:
+            pieces: What to read.
+            buffer: Writable bytes.
+
+        Raises:
+            Damaged: A file is missing or shorter than its layout says.
+        """
+        if self.storage.local is None:
+            self._read_remote(pieces, buffer)
+            return
+        opened = [(self._open(piece.file), piece) for piece in pieces]
+        waiting = [
+            (file, piece, done)
+            for file, piece in opened
+            if (done := _take(file, piece, buffer)) < piece.length
+        ]
+        if len(waiting) > 1:
+            for file, piece, done in waiting:
+                _announce(file.fd, piece.offset + done, piece.length - done)
+        for file, piece, done in waiting:
+            _finish(file, piece, done, buffer)
+
+    def _read_remote(self, pieces: Sequence[Piece], buffer: memoryview) -> None:
+        def fetch(piece: Piece) -> None:
+            try:
+                data = self.storage.read(piece.file, piece.offset, piece.length)
+            except FileNotFoundError as error:
+                raise _missing(piece.file) from error
+            if len(data) != piece.length:
+                raise _short(piece)
+            buffer[piece.target : piece.target + piece.length] = data
+
+        if len(pieces) == 1:
+            fetch(pieces[0])
+        elif pieces:
+            # The pool ends with the call: a thread would not survive a fork.
+            with ThreadPoolExecutor(min(REMOTE_READS, len(pieces))) as pool:
+                list(pool.map(fetch, pieces))
+
+    def _open(self, name: str) -> _Open:
+        found = self._files.get(name)
+        if found is None:
+            try:
+                found = _Open(self.storage.local / name)  # type: ignore[operator]  # checked by read()
+            except FileNotFoundError as error:
+                raise _missing(name) from error
+            if len(self._files) >= OPEN_FILES:
+                self._files = {}  # descriptors in use live on until their reader lets go
+            self._files[name] = found
+        return found
+
+
+def _take(file: _Open, piece: Piece, buffer: memoryview) -> int:
+    """Copy what the page cache has, without waiting; return the bytes copied."""
+    global _NOWAIT  # noqa: PLW0603 - a property of the kernel, learnt once
+    if not _NOWAIT:
+        return 0
+    try:
+        return os.preadv(file.fd, [buffer[piece.target : piece.target + piece.length]], piece.offset, _NOWAIT)
+    except BlockingIOError:
+        return 0
+    except OSError:  # this file system cannot
+        _NOWAIT = 0
+        return 0
+
+
+def _announce(fd: int, offset: int, length: int) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+
+def _finish(file: _Open, piece: Piece, done: int, buffer: memoryview) -> None:
+    while done < piece.length:
+        part = buffer[piece.target + done : piece.target + piece.length]
+        got = os.preadv(file.fd, [part], piece.offset + done)
+        if got == 0:
+            raise _short(piece)
+        done += got
+
+
+def _missing(name: str) -> Damaged:
+    return Damaged(
+        f"{name} is missing",
+        "if it was swept by `mer-fs gc`, open the store again; else `mer-fs verify` lists what is broken",
+    )
+
+
+def _short(piece: Piece) -> Damaged:
+    end = piece.offset + piece.length
+    return Damaged(f"{piece.file} ends before byte {end}", "`mer-fs verify` lists what is broken")
