@@ -89,7 +89,7 @@ class Fragment:
         """Return the UTF-8 bytes of a clip's key."""
         return self.key_blob[self.key_offsets[clip] : self.key_offsets[clip + 1]].tobytes()
 
-    def keys(self) -> list[str]:
+    def key_list(self) -> list[str]:
         """Return all keys in their order."""
         return strings.decode(self.key_blob, self.key_offsets)
 
@@ -135,7 +135,7 @@ class Fragment:
         self._check_index()
 
     def _check_index(self) -> None:
-        coded = encode_keys(self.keys())
+        coded = encode_keys(self.key_list())
         self._require(len(set(coded)) == len(coded), "keys", "has a key twice")
         self._require(
             np.array_equal(np.sort(self.order), np.arange(len(self))), "key_order", "is no permutation"

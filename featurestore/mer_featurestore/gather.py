@@ -1,4 +1,4 @@
-"""From clips' places in fragments to their rows in one buffer: planned positional reads, or batched slices."""
+"""From clips' places in fragments to their rows in a buffer: planned positional reads, or batched slices."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from mer_featurestore.fragments import Fragment
 from mer_featurestore.groups import Layout
-from mer_featurestore.positional import Piece, Reader
+from mer_featurestore.positional import Piece
 
 SLICE_BYTES = 1 << 26  # one read through the backend gets no more than this in memory
 
 
 def fill(
-    reader: Reader,
     fragment: Fragment,
     rows: Sequence[int],
     counts: Sequence[int],
@@ -25,7 +24,6 @@ def fill(
     """Plan the positional reads of clips of one fragment; read them here and now where that cannot be.
 
     Args:
-        reader: Of the fragment's storage.
         fragment: Where the clips are.
         rows: First row of each clip.
         counts: Rows of each clip.

@@ -1,4 +1,4 @@
-"""What everything in a store is made of: a group of named numeric arrays with JSON attributes, and its backends.
+"""What everything in a store is made of: a group of named numeric arrays with JSON attributes; its backends.
 
 A backend writes a group whole, once, and opens it again; nothing here is ever modified in place. Strings are
 two arrays (`strings.py`). Backends are found by name with `find_backend`.
@@ -278,4 +278,4 @@ def pieces_of(array: "NDArray[Any] | Blocks", rows: int) -> Iterator[tuple[int, 
 def need_files(missing: Collection[str], where: str) -> None:
     """Raise `Damaged` when files of a group are missing."""
     if missing:
-        raise Damaged(f"{sorted(missing)[0]} is missing from {where}", "`mer-fs verify` lists what is broken")
+        raise Damaged(f"{min(missing)} is missing from {where}", "`mer-fs verify` lists what is broken")

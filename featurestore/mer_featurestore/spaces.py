@@ -16,7 +16,6 @@ from mer_featurestore.records import Ragged, SpaceSpec
 
 if TYPE_CHECKING:
     from mer_featurestore.journal import Snapshot
-    from mer_featurestore.storage import Storage
     from mer_featurestore.store import Store
     from mer_featurestore.writer import FeatureWriter
 
@@ -42,7 +41,9 @@ class Spaces(Mapping[str, "FeatureSpace"]):
             raise UnknownName("feature space", name, self)
         opened = self._opened.get(name)
         if opened is None or opened.fragments != fragments or opened.commit != snapshot.number:
-            opened = FeatureSpace(self._store.storage, self._reader, name, fragments, snapshot, opened)
+            known = opened is not None and opened.fragments == fragments
+            index = opened.index if opened is not None and known else KeyIndex(fragments)
+            opened = FeatureSpace(self._reader, name, index, snapshot)
             self._opened[name] = opened
         return opened
 
@@ -106,24 +107,21 @@ class FeatureSpace:
         name: Of the space.
         spec: What made it.
         fragments: Where it lies.
+        index: Finds clips in them by key.
         commit: Commit number.
     """
 
     def __init__(
         self,
-        storage: "Storage",
         reader: Reader,
         name: str,
-        fragments: Sequence[Fragment],
+        index: KeyIndex,
         snapshot: "Snapshot",
-        before: "FeatureSpace | None" = None,
     ) -> None:
-        self.name, self.fragments, self.commit = name, list(fragments), snapshot.number
-        self.spec: SpaceSpec = spec_from_json(fragments[0].entry.attrs["spec"])
-        self._storage, self._reader, self._quarantine = storage, reader, snapshot.quarantine(name)
-        self._index = KeyIndex(self.fragments)
-        if before is not None and before.fragments == self.fragments:
-            self._index = before._index
+        self.name, self.index, self.commit = name, index, snapshot.number
+        self.fragments = index.fragments
+        self.spec: SpaceSpec = spec_from_json(self.fragments[0].entry.attrs["spec"])
+        self._reader, self._quarantine = reader, snapshot.quarantine(name)
 
     @property
     def fingerprint(self) -> str:
@@ -141,26 +139,26 @@ class FeatureSpace:
         return sum(f.entry.size for f in self.fragments)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.index)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and bool(self._index.find([key])[0] >= 0)
+        return isinstance(key, str) and bool(self.index.find([key])[0] >= 0)
 
     def __repr__(self) -> str:
-        row = " × ".join(map(str, self.spec.row_shape))
+        row = " x ".join(map(str, self.spec.row_shape))
         rows = sum(f.rows for f in self.fragments)
         return (
             f"FeatureSpace({self.name!r}: {self.spec.modality}, {self.spec.level}, {len(self)} clips, "
-            f"{rows} rows × {row} {self.spec.dtype}, {self.size / 1e6:.1f} MB, {self.fingerprint[:8]})"
+            f"{rows} rows x {row} {self.spec.dtype}, {self.size / 1e6:.1f} MB, {self.fingerprint[:8]})"
         )
 
     def keys(self) -> list[str]:
         """Return all keys in store order, the order that reads fastest."""
-        return [key for fragment in self.fragments for key in fragment.keys()]
+        return [key for fragment in self.fragments for key in fragment.key_list()]
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Return those of the keys that the space does not have, in the order given."""
-        found = self._index.find(keys)
+        found = self.index.find(keys)
         return [key for key, number in zip(keys, found.tolist(), strict=True) if number < 0]
 
     def positions(self, keys: Sequence[str]) -> NDArray[np.int64]:
@@ -169,7 +167,7 @@ class FeatureSpace:
         Raises:
             UnknownKey: The space does not have a key.
         """
-        found = self._index.find(keys)
+        found = self.index.find(keys)
         if len(found) and found.min() < 0:
             raise self._unknown([key for key, number in zip(keys, found.tolist(), strict=True) if number < 0])
         return found
@@ -207,8 +205,8 @@ class FeatureSpace:
         self._fill(owners, rows, counts, offsets[:-1] * self._row_bytes, data)
         return Ragged(data, offsets)
 
-    @overload
-    def __getitem__(self, key: str) -> NDArray[Any]: ...
+    @overload  # text is a sequence of text too, hence the
+    def __getitem__(self, key: str) -> NDArray[Any]: ...  # type: ignore[overload-overlap]
     @overload
     def __getitem__(self, key: Sequence[str]) -> Ragged: ...
     def __getitem__(self, key: str | Sequence[str]) -> NDArray[Any] | Ragged:
@@ -283,7 +281,7 @@ class FeatureSpace:
         self, numbers: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return fragment, first row and number of rows of each clip number."""
-        bases = self._index.bases
+        bases = self.index.bases
         owners = np.searchsorted(bases, numbers, side="right") - 1
         rows, counts = np.empty_like(numbers), np.empty_like(numbers)
         for owner in np.unique(owners).tolist():
@@ -308,8 +306,8 @@ class FeatureSpace:
         for owner in np.unique(owners).tolist():
             mine = owners == owner
             places = (rows[mine].tolist(), counts[mine].tolist(), targets[mine].tolist())
-            pieces += fill(self._reader, self.fragments[owner], *places, buffer)
-        self._reader.read(pieces, memoryview(buffer))
+            pieces += fill(self.fragments[owner], *places, buffer)
+        self._reader.read(pieces, buffer.data)
 
     def _room(self, shape: tuple[int, ...], out: NDArray[Any] | None) -> NDArray[Any]:
         """Return an array `[*shape, *row_shape]` of the stored type, in `out` when it is given."""

@@ -1,5 +1,6 @@
-"""String columns as two numeric arrays, UTF-8 bytes and int64 offsets (the Arrow layout): no objects, no pickle."""
+"""String columns as two numeric arrays, UTF-8 bytes and int64 offsets (the Arrow layout); no pickle."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,5 +31,5 @@ def decode(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[str]:
     ends = (offsets - offsets[0]).tolist()
     if raw.isascii():  # one character a byte: one decoding for all, then slices of text
         text = raw.decode("ascii")
-        return [text[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
-    return [raw[a:b].decode("utf-8", "surrogatepass") for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [text[a:b] for a, b in itertools.pairwise(ends)]
+    return [raw[a:b].decode("utf-8", "surrogatepass") for a, b in itertools.pairwise(ends)]

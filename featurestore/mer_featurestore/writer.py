@@ -265,7 +265,8 @@ class _Buffer:
 
     def packed(self, without: frozenset[int]) -> tuple[list[str], NDArray[np.int64], "NDArray[Any] | Blocks"]:
         """Return keys, lengths and data but for some clips."""
-        lengths = np.diff(np.array(self._ends, np.int64))
+        ends = np.array(self._ends, np.int64)
+        lengths: NDArray[np.int64] = ends[1:] - ends[:-1]
         if not without:
             return list(self.keys), lengths, self._data[: self._ends[-1]]
         kept = [i for i in range(len(self.keys)) if i not in without]
@@ -279,10 +280,9 @@ def is_finite(array: NDArray[Any]) -> bool:
 
     Those have all exponent bits set, so without the sign they are the largest integers.
     """
-    half = array.dtype.itemsize == 2
-    bits = array.view(np.uint16 if half else np.uint32)
-    unsigned = bits & bits.dtype.type(0x7FFF if half else 0x7FFFFFFF)
-    return int(unsigned.max(initial=0)) < (0x7C00 if half else 0x7F800000)
+    if array.dtype.itemsize == 2:
+        return int((array.view(np.uint16) & np.uint16(0x7FFF)).max(initial=0)) < 0x7C00
+    return int((array.view(np.uint32) & np.uint32(0x7FFFFFFF)).max(initial=0)) < 0x7F800000
 
 
 def _not_finite(given: NDArray[Any], dtype: np.dtype[Any]) -> str:

@@ -1,7 +1,8 @@
 """Groups as Zarr v3 folders: sharded, uncompressed by default, readable by plain zarr-python.
 
 Inner chunks are about 512 KB of rows and shards about 64 MB, so that a fragment is a handful of files. The
-index at the end of each uncompressed shard tells where every chunk lies, which makes positional reads possible.
+index at the end of each uncompressed shard tells where every chunk lies, which makes positional reads
+possible.
 """
 
 import json
@@ -83,7 +84,7 @@ class ZarrGroup(Group):
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return an array's type."""
-        return np.dtype(self._document(name)["data_type"])
+        return np.dtype(str(self._document(name)["data_type"]))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Return rows of an array through zarr-python; see `Group.read`."""
@@ -174,12 +175,11 @@ def _compressor(codec: str | None) -> Any:
 
     if codec is None:
         return None
-    made = {
-        "zstd": lambda: ZstdCodec(level=3),
-        "blosc": lambda: BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
-        "gzip": lambda: GzipCodec(level=5),
-    }
-    return made[codec]()
+    if codec == "zstd":
+        return ZstdCodec(level=3)
+    if codec == "blosc":
+        return BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
+    return GzipCodec(level=5)
 
 
 def _inner_rows(document: Mapping[str, Any]) -> int:

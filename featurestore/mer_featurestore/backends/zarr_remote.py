@@ -1,4 +1,4 @@
-"""A read-only zarr-python store over our own storage, for arrays whose layout is not plain and that are not local."""
+"""A read-only zarr-python store over our own storage, for compressed arrays that are not local."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
