@@ -83,7 +83,7 @@ _VOICE = np.array(
         [5.4, 1.2, 4.0, 0.00, 3.0, 0.3, 0.25, 0.15, 0.00],
     ]
 )
-_VOICE_SPREAD = np.array([1.3, 0.35, 1.6, 0.12, 2.2, 0.35, 0.12, 0.10, 0.25])
+_VOICE_SPREAD = np.array([1.0, 0.25, 1.2, 0.09, 1.7, 0.25, 0.08, 0.08, 0.15])
 
 # Rows: the emotions in order. Columns: those of Face. Sad and worried differ in little.
 _FACE = np.array(
@@ -116,7 +116,7 @@ _SEEN_AS: Mapping[str, tuple[str, ...]] = {
     "worried": ("sad", "sad", "surprise"),
     "surprise": ("happy", "worried"),
 }
-_FLAT, _MIXED = 0.20, 0.28  # shares of clips whose channel shows next to nothing, or half another emotion
+_FLAT, _MIXED = 0.13, 0.24  # shares of clips whose channel shows next to nothing, or half another emotion
 
 
 def act_voice(emotion: str, rng: np.random.Generator) -> Voice:
@@ -161,7 +161,7 @@ def _act(
         shown = shown + rng.uniform(0.35, 0.6) * (other - shown)
         intensity = rng.uniform(0.7, 1.0)
     else:
-        intensity = rng.uniform(0.6, 1.1)
+        intensity = rng.uniform(0.75, 1.15)
     values = table[0] + intensity * (shown - table[0]) + spread * rng.standard_normal(len(spread))
     acted: list[float] = values.tolist()
     return acted

@@ -36,9 +36,9 @@ def write_corpus(
     folder: Path,
     *,
     seed: int = 0,
-    train: int = 130,
-    unlabeled: int = 180,
-    test: int = 130,
+    train: int = 140,
+    unlabeled: int = 190,
+    test: int = 120,
     broken: int = 6,
     progress: Progress | None = None,
 ) -> Path:

@@ -75,7 +75,7 @@ _SHARED = {
     ("sad", "worried"): ("I can't find {who}.", "{who} never came back."),
     ("angry", "sad"): ("{who} left me at {place}.", "You forgot {thing}."),
 }
-_TELLS, _FITS_TWO = 0.50, 0.25  # shares of clips with an emotion; the rest say what anybody would
+_TELLS, _FITS_TWO = 0.55, 0.25  # shares of clips with an emotion; the rest say what anybody would
 
 
 def write_line(emotion: str, rng: np.random.Generator) -> str:

@@ -39,7 +39,7 @@ class Throat:
 def cast_throat(rng: np.random.Generator) -> Throat:
     """Draw a speaker's voice; high voices come from shorter tracts."""
     high = rng.random() < 0.5
-    pitch = 2 ** rng.normal(np.log2(195 if high else 115), 0.14)
+    pitch = 2 ** rng.normal(np.log2(190 if high else 120), 0.09)
     tract = rng.normal(1.14 if high else 0.98, 0.04)
     return Throat(pitch, rng.uniform(1.5, 2.5), tract, rng.normal(0, 0.08), rng.uniform(0, 0.15))
 
