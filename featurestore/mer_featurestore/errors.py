@@ -29,7 +29,7 @@ class NotAStore(StoreError):
     """There is no store at that place, or it is of a newer format."""
 
 
-class UnknownName(StoreError, LookupError):
+class UnknownName(StoreError, KeyError):
     """Nothing of that name; the message offers the nearest names."""
 
     def __init__(self, what: str, name: str, known: Iterable[str], remedy: str = "") -> None:

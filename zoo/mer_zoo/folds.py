@@ -1,0 +1,135 @@
+"""Folds for cross-validation: stratified by class, never splitting a speaker or a dialogue, seeded."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_featurestore.records import Clip
+from mer_zoo.errors import ZooError
+
+GROUPINGS = ("auto", "speaker", "group", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """Which fold each clip is validated in.
+
+    Attributes:
+        fold: int64 `[n]`, 0 … count - 1.
+        count: Number of folds, which may be fewer than was asked for.
+        grouped_by: What was kept together: `speaker`, `group`, `speaker+group` or `none`.
+        notices: What a person should know about these folds.
+    """
+
+    fold: NDArray[np.int64]
+    count: int
+    grouped_by: str
+    notices: tuple[str, ...] = ()
+
+
+def make_folds(
+    clips: Sequence[Clip],
+    label: NDArray[np.integer],
+    classes: Sequence[str],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    group_by: str = "auto",
+) -> Folds:
+    """Divide labelled clips into folds.
+
+    Args:
+        clips: n labelled clips.
+        label: int `[n]`, index into `classes`.
+        classes: Class names, for messages.
+        folds: How many; with fewer groups than that, as many folds as there are groups.
+        seed: Decides the assignment.
+        group_by: `auto` keeps together whatever shares a speaker or a group, where these are given;
+            `speaker`, `group`: only that; `none`: clips are on their own.
+
+    Raises:
+        ZooError: Fewer than two folds, clips or groups, or a grouping that the catalogue does not give.
+    """
+    if folds < 2:
+        raise ZooError(f"cannot cross-validate with {folds} folds", "use --folds 2 or more")
+    if len(clips) < 2:
+        raise ZooError(f"{len(clips)} labelled clip cannot be divided into folds", "label more clips")
+    groups, grouped_by = _groups(clips, group_by)
+    found = len(np.unique(groups))
+    if found < 2:
+        raise ZooError(
+            f"all {len(clips)} labelled clips share one {grouped_by}, so no fold can be held out without it",
+            "use --group-by none to let it be on both sides",
+        )
+    notices = []
+    if found < folds:
+        what = "clips" if grouped_by == "none" else f"distinct {grouped_by}s"
+        notices.append(f"{found} folds instead of {folds}: there are only {found} {what}")
+    notices += _rare(label, classes, min(folds, found))
+    fold = _split(label, groups, min(folds, found), seed)
+    return Folds(fold, int(fold.max()) + 1, grouped_by, tuple(notices))
+
+
+def _rare(label: NDArray[np.integer], classes: Sequence[str], folds: int) -> list[str]:
+    counts = np.bincount(label, minlength=len(classes))
+    notices = [
+        f"class {name!r} has {n} clip{'s' * (n > 1)}, fewer than the {folds} folds: some validate without it"
+        for name, n in zip(classes, counts, strict=True)
+        if 0 < n < folds
+    ]
+    absent = [name for name, n in zip(classes, counts, strict=True) if not n]
+    if absent:
+        notices.append("no labelled clip of class " + ", ".join(map(repr, absent)) + ": it cannot be learned")
+    return notices
+
+
+def _split(label: NDArray[np.integer], groups: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    fold = np.zeros(len(label), np.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # said in our own notices
+        try:
+            parts = list(splitter.split(fold, label, groups))
+        except ValueError:  # every class is rarer than the folds: there is nothing to stratify by
+            parts = list(splitter.split(fold, np.zeros_like(label), groups))
+    for k, (_, held_out) in enumerate(parts):
+        fold[held_out] = k
+    # Stratification can leave a fold empty when groups are few and unequal; such a fold does not exist.
+    return np.unique(fold, return_inverse=True)[1].astype(np.int64)
+
+
+def _groups(clips: Sequence[Clip], group_by: str) -> tuple[NDArray[np.int64], str]:
+    if group_by not in GROUPINGS:
+        raise ZooError(f"cannot group folds by {group_by!r}", "use one of: " + ", ".join(GROUPINGS))
+    names = ("speaker", "group") if group_by == "auto" else () if group_by == "none" else (group_by,)
+    given = [name for name in names if any(getattr(clip, name) for clip in clips)]
+    if group_by not in ("auto", "none") and not given:
+        raise ZooError(
+            f"no labelled clip has a {group_by}",
+            f"give the catalogue a {group_by} column, or --group-by none",
+        )
+    return _connected(clips, given), "+".join(given) or "none"
+
+
+def _connected(clips: Sequence[Clip], names: Sequence[str]) -> NDArray[np.int64]:
+    """Number the sets of clips that are linked by sharing any of the named attributes."""
+    parent = list(range(len(clips)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for name in names:
+        first: dict[tuple[str, str], int] = {}
+        for i, clip in enumerate(clips):
+            if value := getattr(clip, name):
+                # Two corpora may both have a speaker "03"; they are different people.
+                parent[root(i)] = root(first.setdefault((clip.corpus, value), i))
+    return np.unique([root(i) for i in range(len(clips))], return_inverse=True)[1].astype(np.int64)

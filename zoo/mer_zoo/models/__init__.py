@@ -1,0 +1,1 @@
+"""The built-in fusion models, one family a file."""

@@ -1,0 +1,64 @@
+"""A model together with the standardisation it was trained with, so that one state dict holds both."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mer_zoo.contract import Batch, Output, Sequences
+from mer_zoo.data import Features
+
+
+class Prepared(nn.Module):
+    """Standardises features with stored means and scales, then runs the model.
+
+    Args:
+        model: A fusion model.
+        statistics: Mean and scale `[D]` per modality; a modality without is passed on as it is.
+    """
+
+    def __init__(self, model: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.model = model
+        self.standardised = tuple(statistics)
+        for name, (mean, scale) in statistics.items():
+            self.register_buffer(f"mean_{name}", mean)
+            self.register_buffer(f"scale_{name}", scale)
+
+    def forward(self, batch: Batch) -> Output:
+        """Map a batch to the model's output."""
+        out: Output = self.model({name: self._standardise(name, seq) for name, seq in batch.items()})
+        return out
+
+    def _standardise(self, name: str, sequences: Sequences) -> Sequences:
+        if name not in self.standardised:
+            return sequences
+        features, mask = sequences
+        shifted = (features - self.get_buffer(f"mean_{name}")) * self.get_buffer(f"scale_{name}")
+        return Sequences(torch.where(mask.unsqueeze(-1), shifted, 0.0), mask)
+
+
+def fit_statistics(features: Features, train: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return mean and scale per modality over the training clips `train` only."""
+    return {name: table.fit(train) for name, table in features.tables.items()}
+
+
+def blank_statistics(widths: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return statistics that change nothing, for a module whose own are about to be loaded."""
+    return {name: (torch.zeros(width), torch.ones(width)) for name, width in widths.items()}
+
+
+@torch.no_grad()
+def logits_of(module: nn.Module, features: Features, index: Tensor, batch_size: int = 512) -> Tensor:
+    """Return logits `[n, C]` of clips `index` `[n]`, with the module in evaluation mode."""
+    module.eval()
+    return torch.cat([module(features.batch(part)).logits for part in torch.split(index, batch_size)])
+
+
+def mean_probs(modules: Sequence[nn.Module], features: Features, index: Tensor) -> NDArray[np.float32]:
+    """Return the mean over modules of their probabilities, float32 `[n, C]`, of clips `index` `[n]`."""
+    each = [logits_of(module, features, index).softmax(-1) for module in modules]
+    mean: NDArray[np.float32] = torch.stack(each).mean(0).cpu().numpy()
+    return mean

@@ -1,0 +1,272 @@
+"""Training: what a member is, what it learns from, when it stops; and `fit`, the one way to train members.
+
+A *member* is one model to train: one fold of one seed of one setting. `fit` takes them all at once.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mer_zoo.contract import Output
+from mer_zoo.data import Features
+from mer_zoo.errors import ZooError
+from mer_zoo.metrics import weighted_f1
+from mer_zoo.prepared import Prepared, fit_statistics, logits_of
+from mer_zoo.settings import Settings
+
+
+class Diverged(ZooError):
+    """The loss of a member is no longer finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What n clips should be.
+
+    Attributes:
+        probs: float32 `[n, C]`; one-hot for hard labels.
+        weight: float32 `[n]`, how much each clip counts in the loss.
+    """
+
+    probs: Tensor
+    weight: Tensor
+
+    def to(self, device: torch.device | str) -> "Targets":
+        """Return the same on a device."""
+        return Targets(self.probs.to(device), self.weight.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One model to train.
+
+    Attributes:
+        name: For messages and files, e.g. `fold-0`.
+        train: int64 `[n]`, the clips it learns from.
+        valid: int64 `[m]`, the clips that decide when it stops.
+        seed: Decides initial weights, order and dropout.
+        params: Of the model.
+        settings: Of training.
+    """
+
+    name: str
+    train: Tensor
+    valid: Tensor
+    seed: int
+    params: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What members are trained on.
+
+    Attributes:
+        features: All clips.
+        targets: Of the same clips.
+        build: Makes a model from its parameters.
+        standardise: Whether features are standardised by each member's training part.
+    """
+
+    features: Features
+    targets: Targets
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    standardise: bool = True
+
+    def to(self, device: torch.device | str) -> "Task":
+        """Return the same on a device."""
+        return Task(self.features.to(device), self.targets.to(device), self.build, self.standardise)
+
+    def module(self, member: Member) -> Prepared:
+        """Build a member's model with its standardisation."""
+        statistics = fit_statistics(self.features, member.train) if self.standardise else {}
+        model = self.build(member.params)
+        return Prepared(model.to(self.targets.probs.device), statistics)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Told after every epoch of every member.
+
+    Attributes:
+        member: Its number.
+        members: How many there are.
+        epoch: Epochs done by it.
+        epochs: At most.
+        waf: Of its validation clips, after this epoch.
+        finished: Whether it was the member's last epoch.
+    """
+
+    member: int
+    members: int
+    epoch: int
+    epochs: int
+    waf: float
+    finished: bool
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Fitted:
+    """A trained member at its best epoch.
+
+    Attributes:
+        state: State dict of its `Prepared` module, on the CPU.
+        logits: float32 `[m, C]` of its validation clips.
+        best_epoch: From 1.
+        history: Per epoch: `epoch`, `loss`, `valid_loss`, `waf`.
+    """
+
+    state: dict[str, Tensor] = field(default_factory=dict)
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: tuple[float, float] = (-1.0, -math.inf)
+    waited: int = 0
+
+    def note(self, epoch: int, loss: float, valid_loss: float, waf: float) -> bool:
+        """Record an epoch; say whether it is the best so far (highest WAF, then lowest validation loss).
+
+        Patience counts epochs without a higher WAF, so that a loss creeping down alone does not prolong
+        training.
+        """
+        self.history.append({"epoch": epoch, "loss": loss, "valid_loss": valid_loss, "waf": waf})
+        self.waited = 0 if waf > self.best[0] else self.waited + 1
+        better = (waf, -valid_loss) > self.best
+        if better:
+            self.best, self.best_epoch = (waf, -valid_loss), epoch
+        return better
+
+    def is_finished(self, settings: Settings) -> bool:
+        """Say whether the member has had all its epochs or its patience is over."""
+        return len(self.history) >= settings.epochs or self.waited >= settings.patience
+
+
+def fit(
+    task: Task,
+    members: Sequence[Member],
+    *,
+    device: torch.device | str = "cpu",
+    progress: ProgressCallback | None = None,
+) -> list[Fitted]:
+    """Train members; the result depends on each member's own seed and settings only.
+
+    Args:
+        task: What they are trained on.
+        members: All of them.
+        device: Where to train.
+        progress: Called after each epoch.
+
+    Raises:
+        Diverged: A loss became infinite or NaN.
+    """
+    placed, tell = task.to(device), progress or (lambda _: None)
+    return [_fit_one(placed, member, i, len(members), tell) for i, member in enumerate(members)]
+
+
+def _fit_one(task: Task, member: Member, number: int, members: int, tell: ProgressCallback) -> Fitted:
+    device, settings = task.targets.probs.device, member.settings
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(member.seed)
+        module = task.module(member)
+        order = torch.Generator().manual_seed(member.seed)
+        target, weight = loss_targets(task.targets, member)
+        optimizer = torch.optim.Adam(
+            module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        fitted, valid = Fitted(), member.valid.to(device)
+        while not fitted.is_finished(settings):
+            epoch = len(fitted.history) + 1
+            loss = _train_epoch(task, module, optimizer, member, order, (target, weight))
+            check_finite(loss, member, epoch)
+            logits = logits_of(module, task.features, valid)
+            if fitted.note(epoch, loss, *validate(logits, task.targets.probs[valid])):
+                fitted.state = {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
+                fitted.logits = logits.cpu()
+            waf = fitted.history[-1]["waf"]
+            tell(Progress(number, members, epoch, settings.epochs, waf, fitted.is_finished(settings)))
+    return fitted
+
+
+def _train_epoch(
+    task: Task,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    member: Member,
+    order: torch.Generator,
+    targets: tuple[Tensor, Tensor],
+) -> float:
+    module.train()
+    target, weight = targets
+    total = torch.zeros((), device=weight.device)
+    index, real = epoch_batches(member.train, member.settings.batch_size, order)
+    for at, counts in zip(index.to(weight.device), real.to(weight.device), strict=True):
+        loss = loss_of(module(task.features.batch(at)), target[at], weight[at] * counts)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        optimizer.step()
+        total += loss.detach()
+    return float(total) / len(index)
+
+
+def epoch_batches(train: Tensor, batch_size: int, order: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Shuffle the training clips into batches of one size.
+
+    The last batch is filled up with clips from the front, which count nothing there.
+
+    Returns:
+        Clips int64 `[S, B]`, and what each counts, float32 `[S, B]`, 1 or 0.
+    """
+    n = len(train)
+    steps = -(-n // batch_size)
+    place = torch.arange(steps * batch_size)
+    shuffled = train[torch.randperm(n, generator=order)][place % n]
+    return shuffled.view(steps, batch_size), (place < n).float().view(steps, batch_size)
+
+
+def loss_targets(targets: Targets, member: Member) -> tuple[Tensor, Tensor]:
+    """Return smoothed target probabilities `[n, C]` and clip weights `[n]` as a member's loss sees them.
+
+    With class weights, a class counts inversely to its mass in the training part (mean weight 1).
+    """
+    probs, weight, settings = targets.probs, targets.weight, member.settings
+    if settings.class_weights:
+        mass = probs[member.train.to(probs.device)].sum(0)
+        share = torch.where(mass > 0, mass.sum() / ((mass > 0).sum() * mass.clamp(min=1e-9)), 0.0)
+        weight = weight * (probs @ share)
+    smooth = settings.label_smoothing
+    return probs * (1 - smooth) + smooth / probs.shape[1], weight
+
+
+def loss_of(output: Output, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean cross-entropy of soft targets `[B, C]` weighted by clip `[B]`, plus the model's own losses."""
+    entropy = -(target * F.log_softmax(output.logits, -1)).sum(-1)
+    loss = (entropy * weight).sum() / weight.sum().clamp(min=1e-9)
+    for extra in output.losses.values():
+        loss = loss + extra
+    return loss
+
+
+def validate(logits: Tensor, target: Tensor) -> tuple[float, float]:
+    """Return mean cross-entropy and WAF of logits `[m, C]` against targets `[m, C]`."""
+    classes = logits.shape[1]
+    pairs = (target.argmax(1) * classes + logits.argmax(1)).cpu().numpy()
+    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    return float(F.cross_entropy(logits, target)), float(weighted_f1(confusion))
+
+
+def check_finite(loss: float, member: Member, epoch: int) -> None:
+    """Raise `Diverged` when a loss is not finite."""
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the loss of {member.name} became {loss} in epoch {epoch}",
+            f"lower --lr (now {member.settings.lr:g}), or look for extreme values in the features",
+        )
