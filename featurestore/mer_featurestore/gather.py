@@ -1,6 +1,5 @@
-"""From clips' places in fragments to their rows in a buffer: planned positional reads, or batched slices."""
+"""From clips' places in fragments to their rows in a buffer: positional reads, or slices batched by block."""
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.fragments import Fragment
-from mer_featurestore.groups import Layout
-from mer_featurestore.positional import Piece
+from mer_featurestore.positional import Piece, plan
 
 SLICE_BYTES = 1 << 26  # one read through the backend gets no more than this in memory
 
@@ -37,30 +35,6 @@ def fill(
         return plan(fragment.layout, rows, counts, targets)
     _slice(fragment, rows, counts, targets, buffer)
     return []
-
-
-def plan(layout: Layout, rows: Sequence[int], counts: Sequence[int], targets: Sequence[int]) -> list[Piece]:
-    """Return the pieces that hold clips; neighbours in the file and in the buffer become one."""
-    starts, one = layout.starts, layout.row_bytes
-    pieces: list[Piece] = []
-    for row, count, target in zip(rows, counts, targets, strict=True):
-        while count:
-            run = bisect_right(starts, row) - 1
-            take = min(count, starts[run + 1] - row)
-            file = layout.files[layout.file[run]]
-            offset = layout.offset[run] + (row - starts[run]) * one
-            last = pieces[-1] if pieces else None
-            if (
-                last is not None
-                and last.file is file
-                and last.offset + last.length == offset
-                and last.target + last.length == target
-            ):
-                last.length += take * one
-            else:
-                pieces.append(Piece(file, offset, target, take * one))
-            row, count, target = row + take, count - take, target + take * one
-    return pieces
 
 
 def _slice(

@@ -275,7 +275,7 @@ def pieces_of(array: "NDArray[Any] | Blocks", rows: int) -> Iterator[tuple[int, 
         raise ValueError(f"the pieces have {first + filled} rows, the whole has {total}")
 
 
-def need_files(missing: Collection[str], where: str) -> None:
+def need_files(missing: Collection[str]) -> None:
     """Raise `Damaged` when files of a group are missing."""
     if missing:
-        raise Damaged(f"{min(missing)} is missing from {where}", "`mer-fs verify` lists what is broken")
+        raise Damaged(f"{min(missing)} is missing", "`mer-fs verify` lists what is broken")

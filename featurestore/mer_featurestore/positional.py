@@ -6,6 +6,7 @@ the whole batch before it is waited for.
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mer_featurestore.errors import Damaged
+from mer_featurestore.groups import Layout
 
 if TYPE_CHECKING:
     from mer_featurestore.storage import Storage
@@ -119,6 +121,30 @@ class Reader:
                 self._files = {}  # descriptors in use live on until their reader lets go
             self._files[name] = found
         return found
+
+
+def plan(layout: Layout, rows: Sequence[int], counts: Sequence[int], targets: Sequence[int]) -> list[Piece]:
+    """Return the pieces that hold clips; neighbours in the file and in the buffer become one."""
+    starts, one = layout.starts, layout.row_bytes
+    pieces: list[Piece] = []
+    for row, count, target in zip(rows, counts, targets, strict=True):
+        while count:
+            run = bisect_right(starts, row) - 1
+            take = min(count, starts[run + 1] - row)
+            file = layout.files[layout.file[run]]
+            offset = layout.offset[run] + (row - starts[run]) * one
+            last = pieces[-1] if pieces else None
+            if (
+                last is not None
+                and last.file is file
+                and last.offset + last.length == offset
+                and last.target + last.length == target
+            ):
+                last.length += take * one
+            else:
+                pieces.append(Piece(file, offset, target, take * one))
+            row, count, target = row + take, count - take, target + take * one
+    return pieces
 
 
 def _take(file: _Open, piece: Piece, buffer: memoryview) -> int:
