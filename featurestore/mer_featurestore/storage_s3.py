@@ -5,10 +5,12 @@ Credentials, region and endpoint come from the standard environment and configur
 """
 
 import contextlib
+import errno
 import os
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,10 @@ class S3Storage(Storage):
     def __init__(self, store: "S3Store", url: str) -> None:
         self._store = store
         self.url = url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The client itself would take the credentials along.
+        return S3Storage.open, (self.url,)
 
     @classmethod
     def open(cls, url: str) -> "S3Storage":
@@ -57,17 +63,23 @@ class S3Storage(Storage):
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """Return bytes of an object; FileNotFoundError."""
         import obstore
+        from obstore.exceptions import GenericError
 
         check_relative(name)
-        if length == 0:
-            return b""
-        with explained_s3(self.url):
+        with explained_s3(self.url, name):
             if start == 0 and length is None:
                 return bytes(obstore.get(self._store, name).bytes())
             if length is None:
-                tail = obstore.get(self._store, name, options={"range": {"offset": start}})
-                return bytes(tail.bytes())
-            return bytes(obstore.get_range(self._store, name, start=start, length=length))
+                length = int(obstore.head(self._store, name)["size"]) - start
+            if length <= 0:
+                return b""
+            try:
+                return bytes(obstore.get_range(self._store, name, start=start, length=length))
+            except GenericError:
+                # Behind the end there are no bytes, as in a local file; S3 answers with an error instead.
+                if int(obstore.head(self._store, name)["size"]) <= start:
+                    return b""
+                raise
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """Return whole objects in order, several requests at once."""
@@ -80,7 +92,7 @@ class S3Storage(Storage):
         """Put an object with `If-None-Match: *`; FileExistsError when there is one."""
         import obstore
 
-        with explained_s3(self.url):
+        with explained_s3(self.url, name):
             obstore.put(self._store, check_relative(name), data, mode="create", use_multipart=False)
 
     def upload(self, source: Path, name: str) -> None:
@@ -114,7 +126,7 @@ class S3Storage(Storage):
 
         doomed = [check_relative(name) for name in names]
         for name in doomed:
-            with explained_s3(self.url), contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), explained_s3(self.url, name):
                 obstore.delete(self._store, name)
 
     def exists(self, name: str) -> bool:
@@ -122,7 +134,7 @@ class S3Storage(Storage):
         import obstore
 
         try:
-            with explained_s3(self.url):
+            with explained_s3(self.url, name):
                 obstore.head(self._store, check_relative(name))
         except FileNotFoundError:
             return False
@@ -138,10 +150,29 @@ class S3Storage(Storage):
                 yield from batch
 
 
+_used = False
+_forked_after_use = False
+
+
+def _mark_used() -> None:
+    global _used  # noqa: PLW0603 - the client's threads belong to the process, and so does this
+    _used = True
+
+
+def _after_fork() -> None:
+    global _forked_after_use  # noqa: PLW0603 - as above
+    _forked_after_use = _used
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def _settings() -> dict[str, Any]:
     """Return the client's settings that obstore does not read from the environment by itself."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {
+        "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=60)},
+    }
     if endpoint:
         settings["endpoint"] = endpoint
         parts = urllib.parse.urlsplit(endpoint)
@@ -151,8 +182,15 @@ def _settings() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def explained_s3(where: str) -> Iterator[None]:
+def explained_s3(where: str, name: str = "") -> Iterator[None]:
     """Turn obstore's errors into FileNotFoundError, FileExistsError or a StoreError without secrets."""
+    place = f"{where}/{name}"
+    if _forked_after_use:
+        raise StoreError(
+            f"{where} was read before this process was forked, which the S3 client does not survive",
+            "start processes with spawn, e.g. DataLoader(multiprocessing_context='spawn')",
+        )
+    _mark_used()
     from obstore.exceptions import (
         AlreadyExistsError,
         BaseError,
@@ -163,12 +201,10 @@ def explained_s3(where: str) -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError:
-        raise
-    except NotFoundError as error:
-        raise FileNotFoundError(where) from error
+    except (FileNotFoundError, NotFoundError) as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place) from error
     except AlreadyExistsError as error:
-        raise FileExistsError(where) from error
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise StoreError(
             f"the S3 server refuses access to {where}",
