@@ -26,9 +26,16 @@ class Names(click.ParamType[tuple[str, ...]]):
 
 
 class Pair(click.ParamType[tuple[str, str]]):
-    """`FIELD=NAME`, as a tuple of two."""
+    """`LEFT=RIGHT`, as a tuple of two.
 
-    name = "field=column"
+    Args:
+        form: What is shown in the help, e.g. `field=column`.
+        example: One that is right.
+    """
+
+    def __init__(self, form: str = "field=column", example: str = "text=sentence") -> None:
+        self.name = form
+        self.example = example
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -38,7 +45,7 @@ class Pair(click.ParamType[tuple[str, str]]):
             return value
         left, sign, right = str(value).partition("=")
         if not (sign and left.strip() and right.strip()):
-            self.fail(f"{value!r} is not of the form FIELD=COLUMN, e.g. text=sentence", param, ctx)
+            self.fail(f"{value!r} is not of the form {self.name.upper()}, e.g. {self.example}", param, ctx)
         return left.strip(), right.strip()
 
 

@@ -94,7 +94,7 @@ def pseudo_label(
         select_params: Its parameters.
         device: torch device, or `auto`.
         command: For the journal.
-        message: For the journal.
+        message: For the journal; by default how many clips were kept.
 
     Raises:
         UnknownName: No such run, layer, split, vote, selection or parameter.
@@ -122,8 +122,6 @@ def pseudo_label(
         "select": select,
         "select_params": given,
         "from_commit": store.commit,
-        "judged": len(clips),
-        "kept": int(selection.kept.sum()),
     }
     layer = LabelLayer(
         **_columns(ballot, verdict, selection),
@@ -131,8 +129,9 @@ def pseudo_label(
         parents=(f"labels/{resolved.name}", *(f"runs/{run.name}" for run in found)),
         attrs=attrs,
     )
-    store.labels.add(layer, command=command, message=message)
-    kept = int(selection.kept.sum())
+    kept = int(layer.kept.sum())
+    told = f"{name} over {resolved.name}: kept {kept} of {len(clips)} clips of {split}"
+    store.labels.add(layer, command=command, message=message or told)
     return Round(layer, resolved.name, len(clips), kept, layer.counts(), human, _notices(split, kept))
 
 

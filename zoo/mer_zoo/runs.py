@@ -288,6 +288,20 @@ def list_evaluations(store: "Store", run: str) -> "list[Bundle]":
     return sorted(bundles, key=lambda b: b.commit)
 
 
+def summaries(store: "Store") -> list[dict[str, Any]]:
+    """Return what the journal says of each run and its evaluations, oldest first, opening no file."""
+    return [
+        {
+            "name": name,
+            **store.runs[name].attrs,
+            "commit": store.runs[name].commit,
+            "time": store.runs[name].time,
+            "evaluations": [{"name": b.name, **b.attrs} for b in list_evaluations(store, name)],
+        }
+        for name in list_runs(store)
+    ]
+
+
 def run_files(
     config: RunConfig,
     metrics: Mapping[str, Any],

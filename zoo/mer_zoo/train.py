@@ -121,7 +121,7 @@ def train(
         name: Of the run; None takes `<model>-N`.
         progress: Called after each epoch of each fold.
         command: For the journal.
-        message: For the journal.
+        message: For the journal; by default what was trained on what, and the score.
 
     Raises:
         UnknownName: No such model, parameter, space, layer or split.
@@ -286,4 +286,5 @@ def _add(
     facts = run_facts(config, metrics)
     parents = (f"labels/{config.labels}", *config.inputs.parents)
     add = partial(store.runs.add, name) if name else partial(store.runs.add_numbered, config.model)
-    return add(files, parents=parents, attrs=facts, command=command, message=message).name
+    told = f"train {config.model} on {config.labels}: out-of-fold WAF {facts['waf']:.4f}"
+    return add(files, parents=parents, attrs=facts, command=command, message=message or told).name

@@ -6,6 +6,7 @@ A *member* is one model to train: one fold of one seed of one setting. `fit` tak
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,19 +97,17 @@ class Progress:
 
     Attributes:
         member: Its number.
-        members: How many there are.
         epoch: Epochs done by it.
-        epochs: At most.
         waf: Of its validation clips, after this epoch.
-        finished: Whether it was the member's last epoch.
+        done: Epochs done by all members; one that stopped early has done all of its own.
+        total: Epochs of all members at most.
     """
 
     member: int
-    members: int
     epoch: int
-    epochs: int
     waf: float
-    finished: bool
+    done: int
+    total: int
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -168,11 +167,32 @@ def fit(
     Raises:
         Diverged: A loss became infinite or NaN.
     """
-    placed, tell = task.to(device), progress or (lambda _: None)
-    return [_fit_one(placed, member, i, len(members), tell) for i, member in enumerate(members)]
+    placed, track = task.to(device), Tracker(members, progress)
+    return [_fit_one(placed, member, partial(track, i)) for i, member in enumerate(members)]
 
 
-def _fit_one(task: Task, member: Member, number: int, members: int, tell: ProgressCallback) -> Fitted:
+class Tracker:
+    """Counts epochs over all members and tells the callback.
+
+    Args:
+        members: All of them.
+        progress: Called after each epoch.
+    """
+
+    def __init__(self, members: Sequence[Member], progress: ProgressCallback | None) -> None:
+        self.most = [member.settings.epochs for member in members]
+        self.done = [0] * len(members)
+        self.progress = progress
+
+    def __call__(self, member: int, fitted: "Fitted", finished: bool) -> None:
+        """Note the last epoch of a member."""
+        self.done[member] = self.most[member] if finished else len(fitted.history)
+        if self.progress is not None:
+            waf = fitted.history[-1]["waf"]
+            self.progress(Progress(member, len(fitted.history), waf, sum(self.done), sum(self.most)))
+
+
+def _fit_one(task: Task, member: Member, track: Callable[[Fitted, bool], None]) -> Fitted:
     device, settings = task.targets.probs.device, member.settings
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(member.seed)
@@ -191,8 +211,7 @@ def _fit_one(task: Task, member: Member, number: int, members: int, tell: Progre
             if fitted.note(epoch, loss, *validate(logits, task.targets.probs[valid])):
                 fitted.state = {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
                 fitted.logits = logits.cpu()
-            waf = fitted.history[-1]["waf"]
-            tell(Progress(number, members, epoch, settings.epochs, waf, fitted.is_finished(settings)))
+            track(fitted, fitted.is_finished(settings))
     return fitted
 
 

@@ -1,0 +1,56 @@
+"""`mer-zoo pseudo-label`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mer_cli.app import command, command_line, emit, open_store, store_option
+from mer_cli.zoo_options import device_option, print_notices
+
+if TYPE_CHECKING:
+    from mer_zoo.pseudo_label import Round
+
+
+@command("pseudo-label")
+@store_option
+@click.option("--run", "runs", multiple=True, required=True, help="A member; give it several times.")
+@click.option("--as", "name", required=True, metavar="NAME", help="Name of the new label layer.")
+@click.option("--over", metavar="LAYER", help="What it stands on; by default gold, or the only layer.")
+@click.option("--split", default="unlabeled", show_default=True, help="Whose clips are judged.")
+@click.option("--threshold", default=0.9, show_default=True, help="Keep clips surer than this.")
+@click.option("--vote", default="soft", show_default=True, metavar="NAME", help="soft or majority.")
+@device_option
+def pseudo_label(
+    store_url: str,
+    runs: tuple[str, ...],
+    name: str,
+    over: str | None,
+    split: str,
+    threshold: float,
+    vote: str,
+    device: str,
+) -> None:
+    """Let runs vote on unlabelled clips, and publish the sure ones as a new, immutable label layer."""
+    from mer_zoo.pseudo_label import pseudo_label as publish
+
+    found = publish(
+        open_store(store_url),
+        runs,
+        over,
+        split,
+        threshold,
+        name,
+        vote=vote,
+        device=device,
+        command=command_line(),
+    )
+    emit(found.to_json(), lambda: _print(found))
+
+
+def _print(found: "Round") -> None:
+    print_notices(found.notices)
+    counts = ", ".join(f"{name} {n}" for name, n in found.counts.items())
+    click.echo(f"layer {found.layer.name!r} over {found.over!r}: kept {found.kept} of {found.judged} clips")
+    click.echo(f"per class: {counts}")
+    if found.human:
+        click.echo(f"{found.human} clips have a human label and were not judged")

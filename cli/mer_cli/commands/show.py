@@ -1,0 +1,65 @@
+"""`mer-zoo show`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mer_cli.app import at_option, command, emit, open_store, store_option, table
+from mer_cli.zoo_options import print_confusion, print_scores, shown
+
+if TYPE_CHECKING:
+    from mer_featurestore import Store
+    from mer_zoo.runs import Run
+
+
+@command("show")
+@click.argument("run")
+@store_option
+@at_option
+def show(run: str, store_url: str, at: int | None) -> None:
+    """Show one run: configuration, out-of-fold scores, folds, evaluations."""
+    from mer_zoo.runs import find_run, list_evaluations
+
+    store = open_store(store_url, at)
+    found = find_run(store, run)
+    document = {
+        "name": found.name,
+        "commit": found.bundle.commit,
+        "time": found.bundle.time,
+        "config": found.config.to_json(),
+        "metrics": found.metrics,
+        "evaluations": [dict(b.attrs) for b in list_evaluations(store, run)],
+    }
+    emit(document, lambda: _print(store, found))
+
+
+def _print(store: "Store", run: "Run") -> None:
+    from mer_zoo.runs import list_evaluations
+
+    config = run.config
+    facts = {
+        "model": f"{config.model} {shown(config.params)}",
+        "features": ", ".join(
+            f"{m} = {c} ({c.level}, {c.width}, {c.fingerprint[:8]})" for m, c in config.inputs.chosen.items()
+        ),
+        "labels": f"{config.labels}: {len(config.folds)} of split {config.split}, {len(config.pseudo)} pseudo",
+        "folds": f"{config.fold_count}, grouped by {config.grouped_by}, seed {config.seed}",
+        "training": shown(config.settings.to_json()),
+        "made": f"commit {run.bundle.commit} (read {config.commit}), {run.bundle.time}, on {config.device}",
+        "versions": shown(config.versions),
+    }
+    for name, value in facts.items():
+        click.echo(f"{name:9s} {value}")
+    print_scores("out of fold", run.scores)
+    print_confusion(run.scores)
+    rows = [
+        (part["name"], s["n"], f"{s['waf']:.4f}", f"{s['uar']:.4f}", part["best_epoch"], len(part["epochs"]))
+        for part, s in zip(run.history, run.metrics["folds"], strict=True)
+    ]
+    table("", ["fold", "clips", "WAF", "UAR", "best epoch", "epochs"], rows)
+    for bundle in list_evaluations(store, run.name):
+        facts = bundle.attrs
+        click.echo(
+            f"evaluated on {facts['split']} ({facts['labels']}, {facts['n']} clips): "
+            f"WAF {facts['waf']:.4f}  UAR {facts['uar']:.4f}"
+        )
