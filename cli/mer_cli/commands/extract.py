@@ -1,0 +1,165 @@
+"""`mer-fs extract`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mer_cli.app import command, command_line, emit, open_store, store_option
+from mer_cli.plugin_options import no_plugin_option, warn_of_broken
+
+if TYPE_CHECKING:
+    from mer_plugins.pipeline import ExtractReport, Plan
+
+INTERRUPTED = 130
+
+
+@command("extract")
+@store_option
+@click.option("--plugin", required=True, metavar="NAME", help="The extractor; see mer-fs plugins.")
+@click.option("--model", metavar="PATH|ID", help="Checkpoint: a local folder or a hub id.")
+@click.option("--revision", metavar="REV", help="Revision of a hub checkpoint.")
+@click.option("--layers", metavar="WHICH", help="last, last4, all, one layer k or a band i-j (summed).")
+@click.option("--level", "levels", metavar="LIST", help="utt, frame or utt,frame (one pass for both).")
+@click.option("--as", "name", default="", metavar="STEM", help="Name of the spaces: STEM-UTT, STEM-FRA.")
+@click.option("--option", "extra", multiple=True, metavar="K=V", help="An option of the plugin; repeatable.")
+@click.option("--split", metavar="LIST", help="Clips of these splits only.")
+@click.option("--keys", metavar="LIST|@FILE", help="These clips only: a,b,c or a file with a key a line.")
+@click.option("--batch", type=float, metavar="N", help="Most clips (or other cost) in a batch.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="Decoding threads; 0: one per core.")
+@click.option("--commit-every", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N")
+@click.option("--retry-failed", is_flag=True, help="Take up clips in quarantine as well.")
+@click.option("--strict", is_flag=True, help="Stop at the first clip that fails.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and do nothing.")
+@click.option("--backend", type=click.Choice(["zarr", "hdf5"]), help="Format of new fragments.")
+@click.option("--codec", metavar="NAME", help="Compression of new fragments; none by default.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored type.")
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="cpu, cuda, cuda:1 …")
+@no_plugin_option
+def extract(store_url: str, dry_run: bool, **said: Any) -> None:
+    """Turn clips into features; run it again after any interruption and it does the rest."""
+    from mer_plugins import pipeline
+
+    warn_of_broken()
+    store = open_store(store_url)
+    planned = pipeline.plan(store, _request(said))
+    if dry_run:
+        emit(planned.as_json(), lambda: _show_plan(planned))
+        return
+    with _Bar(bool(planned.todo)) as bar:
+        report = pipeline.extract(store, planned, _how(said), bar.update)
+    emit(report.as_json(), lambda: _show_report(report))
+    if report.interrupted:
+        raise SystemExit(INTERRUPTED)
+
+
+def _request(said: dict[str, Any]) -> Any:
+    from mer_plugins.contract import Options
+    from mer_plugins.pipeline import Request
+
+    names = ("model", "revision", "layers", "device")
+    return Request(
+        plugin=said["plugin"],
+        options=Options(**{name: said[name] for name in names}, extra=_pairs(said["extra"])),
+        levels=_words(said["levels"]) or (),
+        name=said["name"],
+        dtype=said["dtype"],
+        split=_words(said["split"]),
+        keys=_keys(said["keys"]),
+        retry_failed=said["retry_failed"],
+    )
+
+
+def _how(said: dict[str, Any]) -> Any:
+    from mer_plugins.pipeline import How
+
+    names = ("batch", "workers", "commit_every", "strict", "backend", "codec")
+    return How(**{name: said[name] for name in names}, command=command_line())
+
+
+def _pairs(extra: tuple[str, ...]) -> dict[str, str]:
+    for pair in extra:
+        if "=" not in pair:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--option")
+    return {name.strip(): value for name, _, value in (pair.partition("=") for pair in extra)}
+
+
+def _words(text: str | None) -> Any:
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _keys(text: str | None) -> tuple[str, ...] | None:
+    if text is None or not text.startswith("@"):
+        keys: tuple[str, ...] | None = _words(text)
+        return keys
+    return tuple(line for line in Path(text[1:]).read_text("utf-8").splitlines() if line.strip())
+
+
+class _Bar:
+    """A progress bar on stderr, on terminals only."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted and click.get_text_stream("stderr").isatty()
+
+    def __enter__(self) -> "_Bar":
+        if self.wanted:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self.progress = Progress(*columns, console=Console(stderr=True))
+            self.task = self.progress.add_task("", total=None)
+            self.progress.start()
+        return self
+
+    def update(self, stage: str, done: int, failed: int, total: int) -> None:
+        """Show the state."""
+        if self.wanted:
+            note = f"{stage} ({failed} quarantined)" if failed else stage
+            self.progress.update(self.task, description=note, completed=done + failed, total=total)
+
+    def __exit__(self, *error: object) -> None:
+        if self.wanted:
+            self.progress.stop()
+
+
+def _show_plan(planned: "Plan") -> None:
+    click.echo(
+        f"{len(planned.todo)} of {planned.selected} clips to do{_rest(planned.done, planned.quarantined)}"
+    )
+    if planned.without:
+        click.echo(f"{planned.without} have no {planned.card.modality}")
+    for spec, size in zip(planned.specs, planned.estimate().values(), strict=True):
+        row = " x ".join(map(str, spec.row_shape))
+        shown = "size not known" if size is None else f"about {size / 1e6:.1f} MB"
+        click.echo(f"{spec.name}: rows of {row} {spec.dtype}, {shown}, fingerprint {spec.fingerprint[:12]}")
+
+
+def _show_report(report: "ExtractReport") -> None:
+    spaces = ", ".join(report.spaces)
+    if not report.planned:
+        click.echo(f"Nothing to do: {report.skipped} clips are in {spaces}{_rest(0, report.left_alone)}.")
+        return
+    click.echo(f"{report.done} clips into {spaces}{_rest(report.skipped, report.left_alone)}.")
+    if report.failed:
+        click.echo(f"{len(report.failed)} failed and are in quarantine: mer-fs quarantine")
+    if report.done:
+        stages = ", ".join(
+            f"{name} {report.seconds.get(name, 0):.1f} s" for name in ("decode", "encode", "write")
+        )
+        speed = f"{report.clips_per_second:.1f} clips/s"
+        speed += f", {report.realtime_factor:.1f} x real time" if report.realtime_factor else ""
+        click.echo(f"{speed}; {stages}; bottleneck: {report.bottleneck}")
+    if report.interrupted:
+        click.echo("Interrupted; what was done is committed. The same command does the rest.", err=True)
+
+
+def _rest(done: int, quarantined: int) -> str:
+    parts = [f"{done} there already"] if done else []
+    parts += [f"{quarantined} in quarantine, --retry-failed tries them again"] if quarantined else []
+    return f" ({'; '.join(parts)})" if parts else ""

@@ -1,0 +1,1 @@
+"""Audio extractors, one family a file."""

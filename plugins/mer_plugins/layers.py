@@ -1,0 +1,73 @@
+"""Which hidden layers make a feature: one grammar for every transformer encoder.
+
+Layer 0 is what enters the first block, layer k what block k gives. Chosen layers are **summed**, as the
+MERTools baseline does with the last four; `all` keeps them apart on a layer axis, for layer probing.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mer_featurestore.errors import UnknownName, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+_WORDS = ("last", "last4", "all")
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The chosen layers, ascending, and whether they are summed or stacked on an axis."""
+
+    indices: tuple[int, ...]
+    mix: Literal["sum", "stack"] = "sum"
+
+    @property
+    def deepest(self) -> int:
+        """The last layer needed; blocks after it need not run."""
+        return self.indices[-1]
+
+    def row_shape(self, width: int) -> tuple[int, ...]:
+        """Return `(D,)`, or `(L, D)` when stacked."""
+        return (len(self.indices), width) if self.mix == "stack" else (width,)
+
+    def made_by(self) -> dict[str, Any]:
+        """Return the fingerprint's part; equal for equal layers however they were written."""
+        return {"layers": list(self.indices), "layer_mix": self.mix}
+
+    def combine(self, states: "Mapping[int, Tensor] | Sequence[Tensor]", stack_dim: int = -2) -> "Tensor":
+        """Return the sum of the layers, each `[…, D]`, or their stack `[…, L, D]` along `stack_dim`."""
+        if self.mix == "stack":
+            import torch
+
+            return torch.stack([states[k] for k in self.indices], dim=stack_dim)
+        total = states[self.indices[0]]
+        for k in self.indices[1:]:
+            total = total + states[k]
+        return total
+
+
+def parse_layers(text: str, blocks: int) -> Layers:
+    """Read `last`, `last4`, `all`, `k` or `i-j` for an encoder of `blocks` transformer blocks.
+
+    Raises:
+        UnknownName: Not of this grammar, or a layer the encoder does not have.
+    """
+    text = text.strip()
+    if text == "all":
+        return Layers(tuple(range(blocks + 1)), "stack")
+    if text == "last":
+        return Layers((blocks,))
+    if text == "last4":
+        return Layers(tuple(range(max(1, blocks - 3), blocks + 1)))
+    first, dash, last = text.partition("-")
+    if first.isdecimal() and (last.isdecimal() if dash else True):
+        low, high = int(first), int(last or first)
+        if low <= high <= blocks:
+            return Layers(tuple(range(low, high + 1)))
+    near = suggest(text, _WORDS) if text.isalnum() and not text.isdecimal() else ""
+    near = near if near.startswith("did you mean") else ""
+    grammar = f"this encoder has layers 0 to {blocks}: say last, last4, all, one layer k or a band i-j"
+    raise UnknownName("layers", text, _WORDS, f"{near} {grammar}".strip())

@@ -1,0 +1,1 @@
+"""Text extractors, one family a file."""

@@ -1,0 +1,1 @@
+"""Video extractors, one family a file."""
