@@ -33,7 +33,8 @@ def main() -> None:
 
     server = make_server("127.0.0.1", 0, atomic, threaded=True, request_handler=QuietHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_address[1], flush=True)
+    sys.stdout.write(f"{server.server_address[1]}\n")
+    sys.stdout.flush()
     sys.stdin.read()
 
 

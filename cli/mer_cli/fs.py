@@ -16,8 +16,14 @@ COMMANDS = {
         "List clips an extraction could not use, and why.",
     ),
     "labels": ("mer_cli.commands.labels:labels", "List, import, show, compare and export label layers."),
+    "import": ("mer_cli.commands.import_:import_", "Import features that another tool made."),
+    "export": ("mer_cli.commands.export:export", "Write features for other tools."),
     "duplicates": ("mer_cli.commands.duplicates:duplicates", "List clips that have the same content."),
+    "lineage": ("mer_cli.commands.lineage:lineage", "Show what a thing was made from, down to the media."),
     "log": ("mer_cli.commands.log:log", "Show the journal of commits."),
+    "rm": ("mer_cli.commands.rm:rm", "Remove a space, layer, run or adapter."),
+    "gc": ("mer_cli.commands.gc:gc", "Delete files that no commit names."),
+    "verify": ("mer_cli.commands.verify:verify", "Check the whole store and list what is broken."),
     "demo": ("mer_cli.commands.demo:demo", "Run the whole path on a synthetic corpus."),
 }
 

@@ -64,6 +64,9 @@ class Storage(ABC):
     def exists(self, name: str) -> bool:
         """Say whether there is a file of that name."""
 
+    def tidy(self, prefix: str, before: float) -> None:  # noqa: B027 - object stores have no folders
+        """Remove empty folders below `prefix` that have not changed since `before`."""
+
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """Give an empty local folder to write in before `upload`; removed afterwards with what is left."""
@@ -132,6 +135,14 @@ class LocalStorage(Storage):
             for path in [self.path(name) for name in names]:
                 path.unlink(missing_ok=True)
                 self._prune(path.parent)
+
+    def tidy(self, prefix: str, before: float) -> None:
+        """Remove empty folders that a killed process left."""
+        folders = [path for path in self.path(prefix).rglob("*") if path.is_dir()]
+        for folder in sorted(folders, reverse=True):  # the inner ones first
+            with contextlib.suppress(OSError):  # not empty, or gone already
+                if folder.stat().st_mtime <= before:
+                    folder.rmdir()
 
     def exists(self, name: str) -> bool:
         """Say whether there is a file of that name."""
