@@ -1,11 +1,14 @@
 """Groups written ahead of the commit that names them."""
 
+import contextlib
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mer_featurestore.commits import Entry, Kind
-from mer_featurestore.groups import SINGLE_FILE, Arrays, find_backend, fresh_path, publish
+from mer_featurestore.errors import StoreError
+from mer_featurestore.groups import Arrays, find_backend, fresh_path, publish
 
 if TYPE_CHECKING:
     from mer_featurestore.store import Store
@@ -21,7 +24,7 @@ class Draft:
     def __init__(self, store: "Store", backend: str | None = None) -> None:
         self._storage = store.storage
         self._backend = find_backend(backend or store.backend)
-        self._written: dict[Hashable, tuple[str, dict[str, Any]]] = {}
+        self._written: dict[Hashable, Entry] = {}
 
     def entry(
         self,
@@ -32,6 +35,8 @@ class Draft:
         *,
         attrs: Mapping[str, Any],
         parents: tuple[str, ...] = (),
+        folder: str | None = None,
+        codecs: Mapping[str, str] | None = None,
     ) -> Entry:
         """Return the entry of a group, writing the group unless this content was written already.
 
@@ -42,28 +47,30 @@ class Draft:
             make: Returns the group's arrays and attributes.
             attrs: Of the entry.
             parents: Of the entry.
+            folder: Where the group lies; a folder named like the kind by default.
+            codecs: Codec per array, see `Backend.write`.
         """
         token = (kind, name, content)
         if token not in self._written:
             arrays, group_attrs = make()
-            path = fresh_path(kind, self._backend)
-            files = publish(self._storage, self._backend, path, arrays, group_attrs)
-            self._written[token] = (path, files)
-        path, files = self._written[token]
-        return Entry(
-            kind=kind,
-            name=name,
-            path=path,
-            backend=self._backend.name,
-            attrs=attrs,
-            files=files,
-            parents=parents,
-        )
+            path = fresh_path(folder or kind, self._backend)
+            files = publish(self._storage, self._backend, path, arrays, group_attrs, codecs=codecs)
+            self._written[token] = Entry(
+                kind=kind,
+                name=name,
+                path=path,
+                backend=self._backend.name,
+                attrs=attrs,
+                files=files,
+                parents=parents,
+            )
+        # The same content may be committed with other facts, which are the journal's and not the group's.
+        return replace(self._written[token], attrs=attrs, parents=parents)
 
     def keep(self, *entries: Entry | None) -> None:
         """Say which entries the commit names."""
         kept = {entry.path for entry in entries if entry is not None}
-        self._written = {t: w for t, w in self._written.items() if w[0] not in kept}
+        self._written = {token: entry for token, entry in self._written.items() if entry.path not in kept}
 
     def __enter__(self) -> "Draft":
         return self
@@ -71,5 +78,6 @@ class Draft:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for path, files in self._written.values():
-            self._storage.delete([path if f in ("", SINGLE_FILE) else f"{path}/{f}" for f in files])
+        for entry in self._written.values():
+            with contextlib.suppress(OSError, StoreError):  # what cannot be deleted now is left to gc
+                self._storage.delete(entry.file_names())

@@ -12,7 +12,7 @@ Arrays of the group (n clips, N rows):
 | `key_order`   | int64 `[n]`            | clip that each of `key_hashes` belongs to                     |
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore import strings
+from mer_featurestore.drafts import Draft
 from mer_featurestore.errors import Damaged
-from mer_featurestore.groups import Blocks, Group, Layout, find_backend, fresh_path, open_group, publish
+from mer_featurestore.groups import Blocks, Group, Layout, open_group
 from mer_featurestore.index import encode_keys, hash_keys
 from mer_featurestore.journal import Entry
 
@@ -152,33 +153,31 @@ class Fragment:
             )
 
 
-def write_fragment(
-    storage: "Storage",
-    backend: str,
+def draft_fragment(
+    draft: Draft,
     spec: "SpaceSpec",
     keys: Sequence[str],
     lengths: NDArray[np.int64],
     data: "NDArray[Any] | Blocks",
     *,
-    codec: str | None = None,
+    codec: str | None,
+    content: Hashable,
 ) -> Entry:
     """Write a fragment and return the entry that a commit can add.
 
     Args:
-        storage: The store's bytes.
-        backend: `zarr` or `hdf5`.
+        draft: Of the commit.
         spec: The space it belongs to.
         keys: n keys.
         lengths: Rows of each clip, int64 `[n]`.
         data: `[Σ lengths, *row_shape]` in the space's type.
-        codec: Compression of `data`.
+        codec: Compression of `data`, or None.
+        content: What tells this content from others of the same draft.
 
     Raises:
-        UnknownName: No such backend or codec.
+        UnknownName: The backend does not offer the codec.
         StoreError: No permission, or no space left.
     """
-    format_ = find_backend(backend)
-    codec = format_.check_codec(codec)
     facts = {"clips": len(keys), "rows": int(data.shape[0]), "codec": codec}
     attrs = {
         "format": f"mer-fs fragment {VERSION}",
@@ -186,17 +185,15 @@ def write_fragment(
         "spec": spec_json(spec),
         **facts,
     }
-    path = fresh_path(f"features/{spec.name}", format_)
-    arrays = {"data": data, **columns(keys, lengths)}
-    files = publish(storage, format_, path, arrays, attrs, codecs={"data": codec} if codec else None)
-    return Entry(
-        kind="features",
-        name=spec.name,
-        path=path,
-        backend=backend,
+    return draft.entry(
+        "features",
+        spec.name,
+        content,
+        lambda: ({"data": data, **columns(keys, lengths)}, attrs),
         attrs=attrs,
-        files=files,
         parents=spec.parents,
+        folder=f"features/{spec.name}",
+        codecs={"data": codec} if codec else None,
     )
 
 
@@ -221,7 +218,7 @@ def spec_json(spec: "SpaceSpec") -> dict[str, Any]:
     return {"name": spec.name, **spec.identity(), "parents": list(spec.parents)}
 
 
-def spec_from_json(document: dict[str, Any]) -> "SpaceSpec":
+def spec_from_json(document: Mapping[str, Any]) -> "SpaceSpec":
     """Rebuild a specification."""
     from mer_featurestore.records import SpaceSpec
 

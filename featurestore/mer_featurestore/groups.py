@@ -4,6 +4,7 @@ A backend writes a group whole, once, and opens it again; nothing here is ever m
 two arrays (`strings.py`). Backends are found by name with `find_backend`.
 """
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mer_featurestore.errors import Damaged, UnknownName
 from mer_featurestore.names import fresh
+from mer_featurestore.storage import explained
 
 if TYPE_CHECKING:
     from mer_featurestore.journal import Entry
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 BACKENDS = ("zarr", "hdf5")
 SINGLE_FILE = ""  # how `Entry.files` names the file of a group that is one file
 ROW_BLOCK = 1 << 22
+RESTORE = "restore it from a copy, or remove it and extract again; `mer-fs verify` lists all damage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ def publish(
     Returns:
         For `Entry.files`: size and CRC-32C of every file by its path below `path` (`""` for a single file).
     """
-    with storage.staging() as folder:
+    with storage.staging() as folder, explained(storage.url):
         local = folder / PurePosixPath(path).name
         backend.write(local, arrays, attrs, codecs=codecs)
         files = checksums(local)
@@ -233,11 +236,27 @@ def checksums(local: Path) -> dict[str, dict[str, Any]]:
     return {p.relative_to(local).as_posix(): _facts(p) for p in files}
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def verify_files(storage: "Storage", entry: "Entry") -> None:
+    """Read every file of a group and compare size and CRC-32C with what was committed.
+
+    Raises:
+        Damaged: A file is missing or not what was written; the message names it.
+    """
+    for name, facts in zip(entry.file_names(), entry.files.values(), strict=True):
+        try:
+            found = _facts(storage.local / name if storage.local else storage.read(name))
+        except FileNotFoundError:
+            raise Damaged(f"{name} is missing", RESTORE) from None
+        if found != {"size": facts["size"], "crc32c": facts["crc32c"]}:
+            what = f"{found['size']} bytes, CRC {found['crc32c']}"
+            raise Damaged(f"{name} is damaged: {what}, not {facts['size']} and {facts['crc32c']}", RESTORE)
+
+
+def _facts(source: Path | bytes) -> dict[str, Any]:
     import google_crc32c
 
     crc, size = 0, 0
-    with path.open("rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         while block := file.read(1 << 22):
             crc = google_crc32c.extend(crc, block)
             size += len(block)
