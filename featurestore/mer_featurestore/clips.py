@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mer_featurestore import strings
+from mer_featurestore import texts
 from mer_featurestore.commits import Change, Entry
 from mer_featurestore.drafts import Draft
 from mer_featurestore.errors import BadInput, UnknownName
@@ -218,29 +218,22 @@ def _conflict(old: Clip, new: Clip, count: int) -> BadInput:
 
 
 def _to_group(clips: Sequence[Clip]) -> tuple[Arrays, dict[str, Any]]:
-    arrays: dict[str, Any] = {}
-    for name in _TEXTS:
-        blob, offsets = strings.encode([getattr(clip, name) or "" for clip in clips])
-        arrays |= {f"{name}_bytes": blob, f"{name}_offsets": offsets}
+    columns = {name: [getattr(clip, name) or "" for clip in clips] for name in _TEXTS}
+    arrays, attrs = texts.pack(columns)
     present = [sum(1 << bit for bit, m in enumerate(MODALITIES) if clip.has(m)) for clip in clips]
     arrays["present"] = np.array(present, np.uint8)
     arrays["duration"] = np.array([clip.duration for clip in clips], np.float64)
-    return arrays, {"kind": "clips", "present_bits": list(MODALITIES)}
+    return arrays, {"kind": "clips", "present_bits": list(MODALITIES), **attrs}
 
 
 def _from_group(group: Group) -> list[Clip]:
-    texts = {
-        name: strings.decode(group.read(f"{name}_bytes"), group.read(f"{name}_offsets")) for name in _TEXTS
-    }
+    columns: dict[str, list[Any]] = dict(texts.unpack(group))
     present = group.read("present").tolist()
     for bit, modality in enumerate(MODALITIES):
-        texts[modality] = [
-            text if p >> bit & 1 else None  # type: ignore[misc]  # None is what "nothing of it" is
-            for text, p in zip(texts[modality], present, strict=True)
-        ]
+        here = zip(columns[modality], present, strict=True)
+        columns[modality] = [text if bits >> bit & 1 else None for text, bits in here]
     # The one nan of the standard library: clips with it are equal, as the default is the same object.
-    duration = [math.nan if math.isnan(d) else d for d in group.read("duration").tolist()]
-    rows = zip(*texts.values(), strict=True)
-    return [
-        Clip(**dict(zip(_TEXTS, row, strict=True)), duration=d) for row, d in zip(rows, duration, strict=True)
-    ]
+    columns["duration"] = [math.nan if math.isnan(d) else d for d in group.read("duration").tolist()]
+    names = [*_TEXTS, "duration"]
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return [Clip(**dict(zip(names, row, strict=True))) for row in rows]

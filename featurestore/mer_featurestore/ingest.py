@@ -8,12 +8,9 @@ from mer_featurestore.catalogue import Catalogue
 from mer_featurestore.clips import AddReport, ClipPlan
 from mer_featurestore.commits import Change, Entry
 from mer_featurestore.drafts import Draft
-from mer_featurestore.errors import BadInput, NameTaken, UnknownName
+from mer_featurestore.errors import BadInput, UnknownName
 from mer_featurestore.label_layer import LabelLayer, check_classes, class_remedy
-from mer_featurestore.label_report import diff
 from mer_featurestore.label_sheets import Sheet
-from mer_featurestore.labels import PREFIX
-from mer_featurestore.resolve import flatten
 from mer_featurestore.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -76,7 +73,7 @@ def ingest(
     def look(now: Snapshot) -> None:
         nonlocal plan, add_layer
         plan = clips.plan(now, catalogue.clips, update=update)
-        add_layer = layer is not None and not _is_there(store, now, layer)
+        add_layer = layer is not None and not layers.holds(now, layer)
         if layer is not None and add_layer:
             layers.check(now, layer)
 
@@ -155,22 +152,3 @@ def _of_splits(catalogue: Catalogue, splits: Iterable[str]) -> Mapping[str, str]
     for split in sorted(wanted - labelled):
         raise UnknownName("split with labels", split, labelled)
     return {key: label for key, label in catalogue.labels.items() if split_of[key] in wanted}
-
-
-def _is_there(store: "Store", now: Snapshot, layer: LabelLayer) -> bool:
-    """Say whether the very same labels are stored under that name; NameTaken when others are."""
-    if not now.has(PREFIX + layer.name):
-        return False
-    there = store.labels.at(now, layer.name)
-    changes = diff(flatten(there), flatten(layer))
-    if there.classes == layer.classes and not changes:
-        return True
-    what = (
-        f"{len(changes.added)} labels added, {len(changes.removed)} removed, {len(changes.flips)} changed"
-        if changes
-        else f"the classes are {', '.join(layer.classes)} and were {', '.join(there.classes)}"
-    )
-    raise NameTaken(
-        f"there is a label layer {layer.name!r} already, and it never changes ({what})",
-        "store the labels under another name with --labels-as, or leave them out with --no-labels",
-    )

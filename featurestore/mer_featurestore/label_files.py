@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from mer_featurestore import strings
+from mer_featurestore import texts
 from mer_featurestore.groups import Arrays, Group
 from mer_featurestore.label_layer import LabelLayer
 
@@ -17,8 +17,7 @@ def layer_to_group(layer: LabelLayer) -> tuple[Arrays, dict[str, Any]]:
     if layer.members:  # an array of no columns has no bytes, which not every format can say
         arrays["votes"] = layer.votes
     arrays["kept"] = layer.kept.astype(np.uint8)
-    for name, texts in (("key", layer.keys), ("reason", layer.reason)):
-        arrays[f"{name}_bytes"], arrays[f"{name}_offsets"] = strings.encode(texts)
+    text_arrays, text_attrs = texts.pack({"key": layer.keys, "reason": layer.reason})
     attrs = {
         "kind": "labels",
         "name": layer.name,
@@ -27,23 +26,21 @@ def layer_to_group(layer: LabelLayer) -> tuple[Arrays, dict[str, Any]]:
         "parents": list(layer.parents),
         "attrs": dict(layer.attrs),
     }
-    return arrays, attrs
+    return {**arrays, **text_arrays}, {**attrs, **text_attrs}
 
 
 def layer_from_group(group: Group) -> LabelLayer:
     """Rebuild a layer; everything is checked again on the way."""
     attrs = group.attrs
-    texts = {
-        n: strings.decode(group.read(f"{n}_bytes"), group.read(f"{n}_offsets")) for n in ("key", "reason")
-    }
+    columns = texts.unpack(group)
     return LabelLayer(
         name=attrs["name"],
         classes=tuple(attrs["classes"]),
-        keys=tuple(texts["key"]),
+        keys=tuple(columns["key"]),
         **{name: group.read(name) for name in _NUMERIC},
-        votes=group.read("votes") if attrs["members"] else np.empty((len(texts["key"]), 0), np.int16),
+        votes=group.read("votes") if attrs["members"] else np.empty((len(columns["key"]), 0), np.int16),
         members=tuple(attrs["members"]),
-        reason=tuple(texts["reason"]),
+        reason=tuple(columns["reason"]),
         kept=group.read("kept").astype(np.bool_),
         parents=tuple(attrs["parents"]),
         attrs=attrs["attrs"],

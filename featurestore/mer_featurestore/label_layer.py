@@ -75,7 +75,10 @@ class LabelLayer:
         self._fractions("probs", (n, C))
         self._fractions("confidence", (n,))
         self._check_rows()
-        canonical_json(dict(self.attrs))  # what is no JSON is refused here, not when it is written
+        try:
+            canonical_json(dict(self.attrs))
+        except (TypeError, ValueError) as error:
+            raise self._bad(f"attributes are no JSON ({error})", "use text, finite numbers, lists") from None
 
     @classmethod
     def human(

@@ -45,8 +45,8 @@ class Sheet:
     lines: Mapping[str, int]
 
     def where(self, key: str) -> str:
-        """Return `FILE, line N` of a clip."""
-        return f"{self.source}, line {self.lines[key]}"
+        """Return `FILE, line N` of a clip (the file alone where it has no lines)."""
+        return f"{self.source}, line {self.lines[key]}" if key in self.lines else str(self.source)
 
 
 def read_labels(
@@ -64,7 +64,8 @@ def read_labels(
     and `vote_<member>`. Rows without a label are skipped unless a `kept` column says why they are there.
 
     Args:
-        path: CSV (UTF-8, with a header), or Parquet by the suffix `.parquet`.
+        path: CSV (UTF-8, with a header), Parquet by the suffix `.parquet`, or the label file of MERTools by
+            the suffix `.npz` (dicts of pickled objects, read without executing them).
         name: Of the layer.
         classes: Class names in their order; None for the order of the `p_` columns, else the names sorted.
         columns: Field -> column, for headers that go by other names.
@@ -74,6 +75,8 @@ def read_labels(
         BadInput: Anything wrong with the file or in it, naming file, line and column.
     """
     path = Path(path)
+    if path.suffix.lower() == ".npz":
+        return _mertools(path, name, classes)
     table = _parquet(path) if path.suffix.lower() == ".parquet" else read_table(path, delimiter=delimiter)
     mapped = map_columns(table, FIELDS, columns or {})
     return _SheetReader(table, mapped, classes).sheet(name)
@@ -265,6 +268,18 @@ class _SheetReader:
             words = "human or pseudo" if field == "source" else "1 or 0"
             raise BadInput(f"{self._at(row, field)}: {cell!r} is not understood", f"write {words}")
         return value
+
+
+def _mertools(path: Path, name: str, classes: Sequence[str] | None) -> Sheet:
+    from mer_featurestore.interchange.mertools import read_label_npz
+
+    labels: dict[str, str] = {}
+    for split, found in read_label_npz(path, classes=classes).items():
+        twice = sorted(labels.keys() & found.keys())
+        if twice:
+            raise BadInput(f"{path}, {split}: clip {twice[0]!r} is in another corpus as well", "remove one")
+        labels |= found
+    return Sheet(LabelLayer.human(name, classes, labels, attrs={"imported_from": path.name}), path, {})
 
 
 def _parquet(path: Path) -> Table:

@@ -109,6 +109,28 @@ class Layers(Mapping[str, LabelLayer]):
             if parent.startswith(PREFIX):
                 class_columns(self.at(now, parent.removeprefix(PREFIX)), layer)
 
+    def holds(self, now: Snapshot, layer: LabelLayer) -> bool:
+        """Say whether the very same labels are stored under that name already.
+
+        Raises:
+            NameTaken: Other labels are; the message counts the differences.
+        """
+        if not now.has(PREFIX + layer.name):
+            return False
+        there = self.at(now, layer.name)
+        changes = diff(flatten(there), flatten(layer))
+        if there.classes == layer.classes and not changes:
+            return True
+        what = (
+            f"{len(changes.added)} labels added, {len(changes.removed)} removed, {len(changes.flips)} changed"
+            if changes
+            else f"the classes are {', '.join(layer.classes)} and were {', '.join(there.classes)}"
+        )
+        raise NameTaken(
+            f"there is a label layer {layer.name!r} already, and it never changes ({what})",
+            "store the labels under another name with --labels-as, or leave them out",
+        )
+
     def entry(self, draft: Draft, layer: LabelLayer) -> Entry:
         """Write a layer and return the entry that names it."""
         sources = {name: int((layer.kept & (layer.source == i)).sum()) for i, name in enumerate(SOURCES)}
