@@ -35,14 +35,14 @@ _SETTINGS = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A row of a family's table of named checkpoints.
 
     Attributes:
         name: As typed after `--plugin`.
         model: Hub id.
-        width: Size of a hidden layer.
+        width: Size of a row of features as they come by default.
         blocks: Transformer blocks, so layers are 0 … blocks.
         licence: What the model card says of the weights' licence.
         revision: Default revision.
@@ -192,6 +192,7 @@ def load_hf_model(
     *,
     spare: Iterable[str] = (),
     device_map: str = "",
+    key_mapping: Mapping[str, str] | None = None,
 ) -> Any:
     """Load a checkpoint for inference, every tensor of it.
 
@@ -205,6 +206,7 @@ def load_hf_model(
         device: torch device; `auto` takes a GPU where there is one. Ignored with `device_map`.
         dtype: `float32`, `float16` or `bfloat16`.
         spare: Regular expressions of tensors that no feature depends on, whose absence does not matter.
+        key_mapping: Regular expression -> replacement, for tensors that have other names in the files.
         device_map: `auto` spreads the model over the GPUs and, when those are full, the CPU (accelerate).
 
     Returns:
@@ -219,7 +221,9 @@ def load_hf_model(
     source = model if isinstance(model, Source) else locate(model, revision)
     if dtype not in DTYPES:
         raise PluginError(f"no dtype {dtype!r} to compute in", f"there are: {', '.join(DTYPES)}")
-    placed = {"device_map": device_map} if device_map else {}
+    placed: dict[str, Any] = {"device_map": device_map} if device_map else {}
+    if key_mapping:
+        placed["key_mapping"] = dict(key_mapping)
     with quiet():
         try:
             net, info = cls.from_pretrained(

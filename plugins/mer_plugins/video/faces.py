@@ -38,11 +38,13 @@ class FaceDetector(ABC):
 
 
 class HaarDetector(FaceDetector):
-    """OpenCV's `haarcascade_frontalface_default` on pictures scaled down to 320 pixels."""
+    """OpenCV's `haarcascade_frontalface_default`, for faces of at least a fifth of the picture's shorter side.
 
-    _longest = 320
+    The cascade looks through a window of 24 pixels, so pictures are scaled down until that is the fifth.
+    """
+
+    _shorter, _window = 120, 24
     _settings = (("scaleFactor", 1.1), ("minNeighbors", 3))
-    _smallest = 0.15  # of the shorter side
 
     def __init__(self) -> None:
         self._local = threading.local()  # a cascade keeps state while it runs
@@ -51,8 +53,7 @@ class HaarDetector(FaceDetector):
         """Return its settings."""
         return {
             "name": "haarcascade_frontalface_default",
-            "longest_side": self._longest,
-            "smallest": self._smallest,
+            "shorter_side": self._shorter,
             **dict(self._settings),
         }
 
@@ -60,12 +61,12 @@ class HaarDetector(FaceDetector):
         """Return square boxes float64 `[n, 3]`."""
         import cv2
 
-        scale = min(1.0, self._longest / max(image.shape[:2]))
+        scale = min(1.0, self._shorter / min(image.shape[:2]))
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if scale < 1:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        side = max(24, round(self._smallest * min(grey.shape)))
-        found = self._cascade().detectMultiScale(grey, minSize=(side, side), **dict(self._settings))
+        smallest = (self._window, self._window)
+        found = self._cascade().detectMultiScale(grey, minSize=smallest, **dict(self._settings))
         boxes = np.asarray(found, dtype=np.float64).reshape(-1, 4) / scale
         return np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:].max(axis=1, initial=0)])
 
