@@ -1,13 +1,15 @@
 """The built-in extractors, offered through the same hook as everybody's."""
 
-from mer_plugins.audio import prosody
+from mer_plugins.audio import prosody, whisper
 from mer_plugins.contract import ExtractorCard
 from mer_plugins.hookspecs import hookimpl
-from mer_plugins.text import char_ngrams
-from mer_plugins.video import face_pixels
+from mer_plugins.text import char_ngrams, hf_text
+from mer_plugins.video import face_expression, face_pixels
+
+FAMILIES = (prosody, face_pixels, char_ngrams, whisper, hf_text, face_expression)
 
 
 @hookimpl
 def mer_extractors() -> tuple[ExtractorCard, ...]:
     """Return the cards, in the order in which they are listed."""
-    return (*prosody.CARDS, *face_pixels.CARDS, *char_ngrams.CARDS)
+    return tuple(card for family in FAMILIES for card in family.CARDS)
