@@ -1,0 +1,197 @@
+"""What extractors that run a Hugging Face encoder have in common: a checkpoint, layers, a forward pass."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from mer_featurestore.errors import suggest
+from mer_plugins.checkpoints import Checkpoint, Source, load_hf_model, locate
+from mer_plugins.contract import Extractor, ExtractorCard, Options
+from mer_plugins.errors import PluginError
+from mer_plugins.layers import Layers, parse_layers
+from mer_plugins.pooling import POOL_OPTION, POOLINGS
+from mer_plugins.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+Input = TypeVar("Input")
+OPTIONS = POOL_OPTION
+
+
+class TransformerExtractor(Extractor[Input]):
+    """Rows are hidden layers of a checkpoint, the last four summed unless `--layers` says otherwise.
+
+    Children read inputs (`prepare`), pass batches through `states` and cut rows out of what comes back.
+
+    Attributes:
+        kinds: Model types (of `config.json`) the family can read.
+        parts: For some kinds, the sub-configuration that describes the encoder, e.g. `vision_config`.
+        options_table: The family's options.
+        default_layers: Taken when `--layers` is not given.
+        spare: Regular expressions of tensors no feature depends on.
+        sizes: What `config.json` calls the width and the number of blocks.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[Mapping[str, str]] = {}
+    options_table: ClassVar[Mapping[str, tuple[str, str]]] = OPTIONS
+    default_layers: ClassVar[str] = "last4"
+    spare: tuple[str, ...] = ()
+    sizes: ClassVar[tuple[str, str]] = ("hidden_size", "num_hidden_layers")
+
+    def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
+        self.say = Settings(self.options_table, options)
+        self.source = self._locate(options, checkpoint)
+        self.kind = str(self.source.config.get("model_type", ""))
+        self._check_kind()
+        self.part = self.parts.get(self.kind, "")
+        self.width, self.blocks = (self.source.number(name, self.part) for name in self.sizes)
+        self.layers: Layers = parse_layers(options.layers or self.default_layers, self.blocks)
+        self.row_shape = self.layers.row_shape(self.width)
+        self.pooling = self.say.choice("pool", POOLINGS)
+        self.device, self.dtype = options.device, options.dtype
+        self.net: Any = None
+
+    @staticmethod
+    def _locate(options: Options, checkpoint: Checkpoint | None) -> Source:
+        if options.model:
+            return locate(options.model, options.revision)
+        if checkpoint is None:
+            raise PluginError("no checkpoint is named", "give a folder or hub id: --model PATH_OR_ID")
+        return locate(checkpoint.model, options.revision or checkpoint.revision)
+
+    def _check_kind(self) -> None:
+        if self.kinds and self.kind not in self.kinds:
+            raise PluginError(
+                f"{self.source.model} is a {self.kind or 'nameless'} model, which this extractor cannot run",
+                suggest(self.kind, self.kinds),
+            )
+
+    def made_by(self) -> Mapping[str, Any]:
+        """Return checkpoint, layers, compute dtype, and how inputs are read."""
+        return {
+            "checkpoint": self.source.made_by(),
+            **self.layers.made_by(),
+            "dtype": self.dtype,
+            **self.reading(),
+        }
+
+    def reading(self) -> Mapping[str, Any]:
+        """Return how inputs are read, for the fingerprint."""
+        return {}
+
+    def architecture(self) -> Any:
+        """Return the transformers class to load; imported here, since it is heavy."""
+        from transformers import AutoModel
+
+        return AutoModel
+
+    def load(self) -> None:
+        """Load the weights, every tensor of them."""
+        self.net = load_hf_model(
+            self.architecture(), self.source, device=self.device, dtype=self.dtype, spare=self.spare
+        )
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self.net = None
+
+    @property
+    def place(self) -> "torch.device":
+        """The device inputs go to, once loaded."""
+        return home(self.net)
+
+    @property
+    def together(self) -> bool:
+        """Whether inputs share a forward pass: not on a CPU.
+
+        There one input keeps all cores busy, and alone its numbers are the same to the last bit whatever
+        else is extracted with it, so that a resumed run gives the very features of an uninterrupted one.
+        """
+        return self.place.type != "cpu"
+
+    def states(self, **inputs: Any) -> "torch.Tensor":
+        """Run the encoder and return the chosen layers: float32 `[B, T, *row_shape]` on the CPU.
+
+        Args:
+            **inputs: For the encoder; floating-point tensors are cast to the compute dtype.
+        """
+        import torch
+
+        with torch.inference_mode():
+            out = self.net(**self._ready(inputs), output_hidden_states=True)
+            if len(out.hidden_states) != self.blocks + 1:
+                raise PluginError(
+                    f"{self.source.model}: {self.blocks} blocks, {len(out.hidden_states)} hidden layers",
+                    "an encoder of this shape needs an extractor of its own",
+                )
+            place = out.hidden_states[-1].device  # a model that is spread out leaves them on several devices
+            chosen = {k: out.hidden_states[k].float().to(place) for k in self.layers.indices}
+            combined: torch.Tensor = self.layers.combine(chosen).cpu()
+        return combined
+
+    def output(self, name: str, **inputs: Any) -> "torch.Tensor":
+        """Run the encoder and return one of its outputs by name, float32 on the CPU."""
+        import torch
+
+        with torch.inference_mode():
+            found: torch.Tensor = self.net(**self._ready(inputs))[name].float().cpu()
+        return found
+
+    def _ready(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        import torch
+
+        ready = {}
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                dtype = getattr(torch, self.dtype) if value.is_floating_point() else value.dtype
+                value = value.to(self.place, dtype)
+            if value is not None:
+                ready[name] = value
+        return ready
+
+
+def home(net: Any) -> "torch.device":
+    """Return the device inputs of a loaded model go to."""
+    import torch
+
+    place: torch.device = next(net.parameters()).device
+    return torch.device("cpu") if place.type == "meta" else place  # accelerate keeps weights elsewhere
+
+
+def cards(
+    build: type[TransformerExtractor[Any]], table: Sequence[Checkpoint], **facts: Any
+) -> tuple[ExtractorCard, ...]:
+    """Return a card per row of a family's table.
+
+    Args:
+        build: The family's extractor.
+        table: Its named checkpoints.
+        **facts: Further fields of `ExtractorCard`: modality, levels, requires, install.
+    """
+    return tuple(
+        ExtractorCard(
+            name=row.name,
+            summary=f"{row.model}, {row.width} wide; licence: {row.licence}",
+            build=_Built(build, row),
+            options=build.options_table,
+            model=row.model,
+            layers=build.default_layers,
+            **facts,
+        )
+        for row in table
+    )
+
+
+class _Built:
+    """Makes a family's extractor for one row of its table."""
+
+    def __init__(self, build: type[TransformerExtractor[Any]], row: Checkpoint) -> None:
+        self.build, self.row = build, row
+
+    def __call__(self, options: Options) -> TransformerExtractor[Any]:
+        return self.build(options, self.row)
+
+    def __repr__(self) -> str:
+        return f"{self.build.__name__}({asdict(self.row)})"
