@@ -154,18 +154,19 @@ RESTORE = "restore it from a copy; --at reads the commits before it, and `mer-fs
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """Return canonical JSON of a document with a `sha256` over the rest."""
-    digest = hashlib.sha256(canonical_json(document)).hexdigest()
-    return canonical_json({**document, "sha256": digest}) + b"\n"
+    """Return a document as one line of canonical JSON that begins with the SHA-256 of the rest."""
+    rest = canonical_json(document)[1:] + b"\n"
+    return _SEAL % hashlib.sha256(rest).hexdigest().encode() + rest
 
 
 def unseal(data: bytes, name: str) -> dict[str, Any]:
     """Return the document that `seal` made; Damaged when the bytes are others."""
-    try:
-        document = json.loads(data)
-        digest = document.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{name} is damaged or half-written ({len(data)} bytes)", RESTORE) from error
-    if hashlib.sha256(canonical_json(document)).hexdigest() != digest:
-        raise Damaged(f"{name} is damaged: its checksum does not match", RESTORE)
-    return dict(document)
+    start = len(_SEAL % bytes(64))
+    if data[:start] != _SEAL % hashlib.sha256(data[start:]).hexdigest().encode():
+        raise Damaged(f"{name} is damaged or half-written ({len(data)} bytes): its checksum fails", RESTORE)
+    document: dict[str, Any] = json.loads(data)
+    del document["sha256"]
+    return document
+
+
+_SEAL = b'{"sha256":"%s",'
