@@ -272,10 +272,12 @@ class _Run:
         return arrays
 
     def _fail(self, writer: "FeatureWriter", clip: Clip, error: Exception) -> None:
+        if self.stopped_by is not None:
+            return
         expected = isinstance(error, MerError)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
         if self.how.strict:
-            self.stopped_by = self.stopped_by or ClipError(
+            self.stopped_by = ClipError(
                 f"clip {clip.key} failed: {reason}", "leave --strict out to quarantine it and go on"
             )
         elif expected or self.works:

@@ -18,7 +18,7 @@ from mer_plugins.checkpoints import Checkpoint, load_hf_model
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError
 from mer_plugins.media import RATE, read_audio
-from mer_plugins.transformer import TransformerExtractor, cards
+from mer_plugins.transformer import TransformerExtractor, cards, home
 from mer_plugins.windows import Window, windows
 
 Wave = NDArray[np.float32]
@@ -60,7 +60,8 @@ class Whisper(TransformerExtractor[Wave]):
         )
         # All Whispers hear alike but for the number of mel bands, so the folder need not say how.
         bands = int(self.source.config.get("num_mel_bins", 80))
-        self._mel = WhisperFeatureExtractor(feature_size=bands, chunk_length=self.rows * HOP // RATE)
+        make: Any = WhisperFeatureExtractor
+        self._mel = make(feature_size=bands, chunk_length=self.rows * HOP // RATE)
         self.net.layers = self.net.layers[: self.layers.deepest]
         self._watch()
 
@@ -118,7 +119,7 @@ class Whisper(TransformerExtractor[Wave]):
     @property
     def _together(self) -> int:
         # A window fills a CPU by itself; alone, its numbers cannot depend on its neighbours in the last bit.
-        return 1 if self.place.type == "cpu" else max(1, int(self.batch_cost))
+        return 1 if home(self.net).type == "cpu" else max(1, int(self.batch_cost))
 
     def _windows(self, wave: Wave) -> list[Window]:
         return windows(_rows(wave), self.rows, OVERLAP)
@@ -131,7 +132,7 @@ class Whisper(TransformerExtractor[Wave]):
         features = torch.from_numpy(np.asarray(mel))
         with torch.inference_mode():
             self._seen = {}
-            self.net(features.to(self.place, getattr(torch, self.dtype)))
+            self.net(features.to(home(self.net), getattr(torch, self.dtype)))
             states = {layer: seen.float() for layer, seen in self._seen.items()}
             rows: NDArray[np.float32] = self.layers.combine(states).cpu().numpy()
         return rows

@@ -15,7 +15,7 @@ from mer_featurestore.records import Clip
 from mer_plugins.checkpoints import Checkpoint, quiet
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError
-from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards
+from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards, home
 
 LONGEST = 512
 _OPTIONS = {
@@ -93,7 +93,7 @@ class TextEncoder(TransformerExtractor[str]):
         Without padding nothing of a neighbour can leak in, whatever the architecture; alone on a CPU a text's
         numbers are the same to the last bit in every batch.
         """
-        if self.place.type == "cpu":
+        if home(self.net).type == "cpu":
             return [[i] for i in range(len(lengths))]
         groups: dict[int, list[int]] = {}
         for i, length in enumerate(lengths):
