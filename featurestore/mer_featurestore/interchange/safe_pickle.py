@@ -5,11 +5,12 @@ of our own, or nowhere. Not even numpy's own unpickling runs, because a crafted 
 for objects: what a pickle says about an array is checked, and the array is then made from its bytes.
 """
 
+import io
 import math
 import pickle  # the safe subset below is the point of this module
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
@@ -19,7 +20,14 @@ from numpy.typing import NDArray
 from mer_featurestore.errors import BadInput
 
 _SIMPLE_DTYPE: Final = re.compile(r"[biufcSU?][0-9]*")
-_MEMO_WRITES = frozenset(["PUT", "BINPUT", "LONG_BINPUT"])
+_MEMO_WRITES = frozenset([b"p", b"q", b"r"])  # PUT, BINPUT, LONG_BINPUT
+_OPCODES = {op.code: op for op in pickletools.opcodes}
+_LENGTH_BYTES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
 
 
 def load_pickle(path: Path) -> Any:
@@ -267,9 +275,32 @@ class _Unpickler(pickle.Unpickler):
 
 def _check_memo(file: IO[bytes]) -> None:
     """Refuse a pickle that numbers its memo beyond its own length: a few bytes could take all memory."""
-    for count, (op, argument, _) in enumerate(pickletools.genops(file)):
-        if op.name in _MEMO_WRITES and int(argument or 0) > count:
-            raise pickle.UnpicklingError(f"memo entry {argument} in a pickle of {count} steps")
+    for count, (opcode, argument) in enumerate(_opcodes(file)):
+        if opcode not in _MEMO_WRITES:
+            continue
+        number = int(argument) if opcode == b"p" else int.from_bytes(argument, "little")
+        if number > count:
+            raise pickle.UnpicklingError(f"memo entry {number} in a pickle of {count} steps")
+
+
+def _opcodes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each opcode with its fixed-size or one-line argument; content of any length is jumped over."""
+    while (opcode := file.read(1)) not in (b"", b"."):
+        known = _OPCODES.get(opcode.decode("latin1"))
+        if known is None:
+            raise pickle.UnpicklingError(f"opcode {opcode!r}")
+        size = known.arg.n if known.arg is not None else 0
+        if size >= 0:
+            yield opcode, file.read(size)
+        elif size == pickletools.UP_TO_NEWLINE:
+            line = file.readline()
+            if opcode in b"ic":  # INST and GLOBAL: module and name, a line each
+                file.readline()
+            yield opcode, line
+        else:
+            length = int.from_bytes(file.read(_LENGTH_BYTES[size]), "little")
+            file.seek(length, io.SEEK_CUR)
+            yield opcode, b""
 
 
 def _finished(value: Any) -> Any:
