@@ -1,8 +1,12 @@
 """Runs and adapters: named, immutable folders of files."""
 
+import atexit
+import functools
 import hashlib
 import json
+import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +46,6 @@ class Bundle:
         self.parents = placed.entry.parents
         self.files: dict[str, int] = {f: int(facts["size"]) for f, facts in placed.entry.files.items()}
         self.commit, self.time = placed.commit, placed.time
-        self._cache: tempfile.TemporaryDirectory[str] | None = None
 
     def __repr__(self) -> str:
         return f"Bundle({self.entry.ref!r}, {len(self.files)} files, {self.entry.size:,} bytes)"
@@ -68,16 +71,17 @@ class Bundle:
         return json.loads(self.read(file))
 
     def path(self, file: str) -> Path:
-        """Return a local path of a file: the store's own, or a copy that lives as long as this object."""
+        """Return a local path of a file: the store's own, or a copy that lives as long as this process."""
         name = self._name(file)
         if self._storage.local is not None:
             return self._storage.local / name
-        if self._cache is None:
-            self._cache = tempfile.TemporaryDirectory(prefix="mer-fs-", ignore_cleanup_errors=True)
-        copy = Path(self._cache.name) / file
+        digest = hashlib.sha256(f"{self._storage.url}/{self.entry.path}".encode()).hexdigest()
+        copy = _copies() / digest / file
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(self.read(file))
+            partial = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
+            partial.write_bytes(self.read(file))
+            partial.replace(copy)  # whole or not at all, for other threads
         return copy
 
     def _name(self, file: str) -> str:
@@ -204,6 +208,19 @@ class Bundles(Mapping[str, Bundle]):
                 f"there is {SINGULAR[self.kind]} {name!r} already, and it never changes",
                 f"name it otherwise, for example {_free_name(now, self.kind, name)!r}",
             )
+
+
+@functools.cache
+def _copies() -> Path:
+    """Return this process's folder for copies of remote files."""
+    folder = Path(tempfile.mkdtemp(prefix="mer-fs-"))
+    atexit.register(_remove_copies, folder, os.getpid())
+    return folder
+
+
+def _remove_copies(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child leaves its parent's copies alone
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_name(now: Snapshot, kind: BundleKind, stem: str) -> str:
