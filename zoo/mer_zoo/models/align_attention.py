@@ -92,7 +92,7 @@ class AlignAttention(nn.Module):
         self.align_weight = LossWeight(align_weight)
 
     def forward(self, batch: Batch) -> Output:
-        """Map a batch of sequences to logits `[B, C]` and, with audio and video, the loss `alignment`."""
+        """Map a batch of sequences to logits `[B, C]` and, while training on audio and video, the loss."""
         found = complete(batch, self.inputs)
         tokens = {name: self.tokens[name](seq) for name, seq in found.items()}
         mask = torch.stack([seq.mask.any(1) for seq in found.values()], 1)
@@ -100,7 +100,7 @@ class AlignAttention(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         fused = self.pool(Sequences(self.norm(x), mask))
-        return Output(self.head(self.dropout(fused)), self._losses(tokens, found))
+        return Output(self.head(self.dropout(fused)), self._losses(tokens, found) if self.training else {})
 
     def _losses(self, tokens: Mapping[str, Tensor], found: Mapping[str, Sequences]) -> dict[str, Tensor]:
         if not {"audio", "video"} <= tokens.keys():

@@ -205,7 +205,7 @@ BASELINES = (
         paper="Pham et al., AAAI 2019; decoder reconstructed",
         build=lazy("mer_zoo.models.mctn:MCTN"),
         params={
-            "source": "text",
+            "source": "auto",
             "hidden": 64,
             "dropout": 0.1,
             "teacher_forcing": 0.5,

@@ -104,10 +104,12 @@ def gaussian_discrepancy(z: Tensor, there: Tensor) -> Tensor:
     """
     d = z.shape[-1]
     width = float(d * d)
-    near = torch.exp(-(z.unsqueeze(1) - z.unsqueeze(0)).square().sum(-1) / width)
+    length = z.square().sum(-1)
+    distance = length.unsqueeze(1) + length.unsqueeze(0) - 2 * z @ z.transpose(0, 1)
+    near = torch.exp(-distance.clamp(min=0) / width)
     weight = there.to(z.dtype) / there.sum().clamp(min=1)
     among = weight @ near @ weight
     shrink = (1 + 2 / width) ** (-d / 2)
-    across = shrink * (weight * torch.exp(-z.square().sum(-1) / (width + 2))).sum()
+    across = shrink * (weight * torch.exp(-length / (width + 2))).sum()
     prior = (1 + 4 / width) ** (-d / 2)
     return torch.where(there.any(), prior + among - 2 * across, 0.0)

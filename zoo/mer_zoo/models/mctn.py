@@ -21,6 +21,7 @@ from mer_zoo.models.losses import LossWeight, squared_error
 from mer_zoo.models.recurrent import LSTM, shorten
 
 ORDER = ("text", "video", "audio")
+Encoded = tuple[Sequences, Tensor]
 
 
 class Encoder(nn.Module):
@@ -111,17 +112,24 @@ class Translator(nn.Module):
         features: Input width.
         out: Width of the frames it writes.
         dim: State width d.
+        chance: Its randomness on the way there; another is passed in for the way back.
     """
 
-    def __init__(self, features: int, out: int, dim: int) -> None:
+    def __init__(self, features: int, out: int, dim: int, chance: Chance) -> None:
         super().__init__()
         self.encoder, self.decoder = Encoder(features, dim), Decoder(out, dim)
+        self.chance = chance
 
-    def forward(self, source: Sequences, target: Sequences, chance: Chance) -> tuple[Sequences, Tensor]:
-        """Return the joint representation of `source` and what is written for `target`, `[B, T, out]`."""
+    def encode(self, source: Sequences, chance: Chance | None = None) -> Encoded:
+        """Return the joint representation of `source` `[B, T, d]` and the decoder's first state `[B, d]`."""
         joint, state = self.encoder(source)
-        joint = Sequences(chance.dropout(joint.features), joint.mask)
-        return joint, self.decoder(joint, state, target.features, chance.forced(target))
+        chance = chance or self.chance
+        return Sequences(chance.dropout(joint.features), joint.mask), state
+
+    def write(self, read: Encoded, target: Sequences, chance: Chance | None = None) -> Sequences:
+        """Return what is written for `target` from what was encoded, `[B, T, out]` under its mask."""
+        forced = (chance or self.chance).forced(target)
+        return Sequences(self.decoder(*read, target.features, forced), target.mask)
 
 
 class MCTN(nn.Module):
@@ -130,14 +138,14 @@ class MCTN(nn.Module):
     Only the source is read for the logits: the others teach while training, and need not be there afterwards.
     A clip without the source gets the same logits whatever else it has.
 
-    Losses: `translate_<modality>`, the squared error of each translation over the target's real frames,
-        and `cycle`,
-    that of the translation back.
+    Losses: `translate_<modality>`, the squared error of each translation over the target's real frames, and
+    `cycle`, that of the translation back.
 
     Args:
         inputs: Width D per modality, two or three; sequences `[B, T, D]` each, of any lengths.
         classes: Number of classes C.
-        source: What is read; the others are targets in the order text, video, audio. The paper reads text.
+        source: What is read: a modality, or `auto` for text (the paper's), or video without text. The others
+            are targets in the order text, video, audio.
         hidden: State width of all LSTMs.
         dropout: On the joint representations and before the classifier.
         teacher_forcing: Share, 0 to 1, of frames written after the true previous frame while training.
@@ -153,7 +161,7 @@ class MCTN(nn.Module):
         inputs: Mapping[str, int],
         classes: int,
         *,
-        source: str = "text",
+        source: str = "auto",
         hidden: int = 64,
         dropout: float = 0.1,
         teacher_forcing: float = 0.5,
@@ -161,18 +169,18 @@ class MCTN(nn.Module):
         steps: int = 64,
     ) -> None:
         super().__init__()
-        if source not in inputs:
-            raise ZooError(f"mctn cannot read {source!r}", "source is one of: " + ", ".join(in_order(inputs)))
-        self.inputs, self.steps, self.source = dict(inputs), steps, source
+        rank = {name: i for i, name in enumerate(ORDER)}
+        names = sorted(in_order(inputs), key=lambda name: rank.get(name, len(rank)))
+        if source not in ("auto", *names):
+            raise ZooError(f"mctn cannot read {source!r}", "source is auto or one of: " + ", ".join(names))
+        self.inputs, self.steps = dict(inputs), steps
+        self.source = names[0] if source == "auto" else source
+        self.targets = [name for name in names if name != self.source]
         self.width = max(inputs.values())
-        rest = [name for name in in_order(inputs) if name != source]
-        self.targets = sorted(rest, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-        # The first network translates both ways; each way has randomness of its own.
-        self.chances = nn.ModuleDict(
-            {name: Chance(dropout, teacher_forcing) for name in ("there", "back", "onwards")[: 1 + len(rest)]}
-        )
-        self.first = Translator(self.width, self.width, hidden)
-        self.second = Translator(hidden, self.width, hidden) if len(rest) > 1 else None
+        random = [Chance(dropout, teacher_forcing) for _ in range(3)]
+        self.first = Translator(self.width, self.width, hidden, random[0])
+        self.back = random[1]
+        self.second = Translator(hidden, self.width, hidden, random[2]) if self.targets[1:] else None
         self.summary = LSTM(hidden, hidden)
         self.dropout = Dropout(dropout)
         self.linear = nn.Linear(hidden, hidden)
@@ -185,29 +193,38 @@ class MCTN(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Output:
-        """Map a batch of sequences to logits `[B, C]` and the losses named above."""
+        """Map a batch of sequences to logits `[B, C]` and, while training, the losses named above."""
         found = {name: self._prepare(seq) for name, seq in complete(batch, self.inputs).items()}
-        source, target = found[self.source], found[self.targets[0]]
-        joint, written = self.first(source, target, self.chances["there"])
-        there = _both(source, target)
-        _, back = self.first(Sequences(written, target.mask), source, self.chances["back"])
-        errors = {
-            f"translate_{self.targets[0]}": squared_error(written, target.features, there & target.mask),
-            "cycle": squared_error(back, source.features, there & source.mask),
-        }
+        read = first = self.first.encode(found[self.source])
+        second = None
         if self.second is not None:
-            target = found[self.targets[1]]
-            joint, written = self.second(joint, target, self.chances["onwards"])
-            mask = _both(source, target) & target.mask
-            errors[f"translate_{self.targets[1]}"] = squared_error(written, target.features, mask)
-        states, _ = self.summary(joint.features, joint.mask)
+            read = second = self.second.encode(first[0])
+        states, _ = self.summary(*read[0])
         logits = self.head(self.linear(self.dropout(states[:, -1])))
-        return Output(logits, {name: self.loss_weights[name](error) for name, error in errors.items()})
+        return Output(logits, self._losses(found, first, second) if self.training else {})
+
+    def _losses(
+        self, found: dict[str, Sequences], first: Encoded, second: Encoded | None
+    ) -> dict[str, Tensor]:
+        source, target = found[self.source], found[self.targets[0]]
+        written = self.first.write(first, target)
+        again = self.first.encode(written, self.back)
+        back = self.first.write(again, source, self.back)
+        errors = {
+            f"translate_{self.targets[0]}": _error(written, target, source),
+            "cycle": _error(back, source, target),
+        }
+        if self.second is not None and second is not None:
+            target = found[self.targets[1]]
+            written = self.second.write(second, target)
+            errors[f"translate_{self.targets[1]}"] = _error(written, target, source)
+        return {name: self.loss_weights[name](error) for name, error in errors.items()}
 
     def _prepare(self, sequences: Sequences) -> Sequences:
         features, mask = shorten(sequences, self.steps)
         return Sequences(F.pad(features, (0, self.width - features.shape[-1])), mask)
 
 
-def _both(source: Sequences, target: Sequences) -> Tensor:
-    return (source.mask.any(1) & target.mask.any(1)).unsqueeze(1)
+def _error(written: Sequences, target: Sequences, other: Sequences) -> Tensor:
+    there = target.mask & other.mask.any(1, keepdim=True)
+    return squared_error(written.features, target.features, there)

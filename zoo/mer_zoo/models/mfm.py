@@ -15,7 +15,7 @@ from mer_zoo.contract import Batch, Output
 from mer_zoo.models.blocks import complete, in_order
 from mer_zoo.models.losses import LossWeight, gaussian_discrepancy, squared_error
 from mer_zoo.models.mfn import MemoryFusion, TwoLayer
-from mer_zoo.models.recurrent import LSTM, align
+from mer_zoo.models.recurrent import LSTM, Aligned, align
 
 
 class Decoder(nn.Module):
@@ -48,8 +48,7 @@ class MFM(nn.Module):
 
     The label is read from the shared factor alone; each modality is generated again from both.
     Losses: `prior`, the discrepancy of all four latent codes to N(0, I), and `generate_<modality>`, the
-        squared
-    error of each modality over its real frames.
+    squared error of each modality over its real frames.
 
     Args:
         inputs: Width D per modality; sequences `[B, T, D]` each, of any lengths.
@@ -98,10 +97,14 @@ class MFM(nn.Module):
         self.prior_weight = LossWeight(prior_weight)
 
     def forward(self, batch: Batch) -> Output:
-        """Map a batch of sequences to logits `[B, C]` and the losses named above."""
+        """Map a batch of sequences to logits `[B, C]` and, while training, the losses named above."""
         aligned = align(complete(batch, self.inputs), self.steps)
         shared = self.shared_code(self.fusion(aligned))
         factor = torch.relu(self.shared_factor(shared))
+        logits = self.head(self.out(factor))
+        return Output(logits, self._losses(aligned, shared, factor) if self.training else {})
+
+    def _losses(self, aligned: Aligned, shared: Tensor, factor: Tensor) -> dict[str, Tensor]:
         prior = gaussian_discrepancy(shared, aligned.mask.any(1))
         losses = {}
         for name in self.names:
@@ -114,4 +117,4 @@ class MFM(nn.Module):
             generated = self.decoders[name](both, frames.shape[1])
             losses[f"generate_{name}"] = self.generate_weights[name](squared_error(generated, frames, mask))
         losses["prior"] = self.prior_weight(prior)
-        return Output(self.head(self.out(factor)), losses)
+        return losses

@@ -51,9 +51,8 @@ class MISA(nn.Module):
 
     Losses: `similarity`, the moment discrepancy between the shared vectors of each pair of modalities (mean);
     `difference`, the orthogonality between private and shared and between private ones (sum);
-        `reconstruction`, the squared
-    error of each modality from the sum of its two vectors (mean). Each counts the clips that have what
-        it compares.
+    `reconstruction`, the squared error of each modality from the sum of its two vectors (mean). Each counts
+    the clips that have what it compares.
 
     Args:
         inputs: Width D per modality; sequences `[B, T, D]` each.
@@ -98,7 +97,7 @@ class MISA(nn.Module):
         self.recon_weight = LossWeight(recon_weight)
 
     def forward(self, batch: Batch) -> Output:
-        """Map a batch of sequences to logits `[B, C]` and the losses named above."""
+        """Map a batch of sequences to logits `[B, C]` and, while training, the losses named above."""
         hidden, present = self.unimodal(batch)
         there = [present[name] for name in self.names]
         spaces = [self.project[name](hidden[name]) for name in self.names]
@@ -108,14 +107,14 @@ class MISA(nn.Module):
         vectors = torch.stack(private + shared, 1)
         mixed = self.fuse(torch.where(mask.unsqueeze(-1), vectors, 0.0), mask)
         logits = self.head(self.out(torch.where(mask.unsqueeze(-1), mixed, 0.0).flatten(1)))
-        return Output(
-            logits,
-            {
-                "similarity": self.sim_weight(_similarity(shared, there)),
-                "difference": self.diff_weight(_difference(private, shared, there)),
-                "reconstruction": self.recon_weight(self._reconstruction(spaces, private, shared, there)),
-            },
-        )
+        if not self.training:
+            return Output(logits)
+        losses = {
+            "similarity": self.sim_weight(_similarity(shared, there)),
+            "difference": self.diff_weight(_difference(private, shared, there)),
+            "reconstruction": self.recon_weight(self._reconstruction(spaces, private, shared, there)),
+        }
+        return Output(logits, losses)
 
     def _reconstruction(
         self, spaces: list[Tensor], private: list[Tensor], shared: list[Tensor], there: list[Tensor]

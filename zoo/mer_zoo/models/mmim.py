@@ -50,7 +50,7 @@ class MMIM(nn.Module):
 
     Losses: `contrast`, InfoNCE between each modality and its prediction from the fusion, and `bound`, minus
     the lower bound on what the pivot tells about each other modality. The pivot is text, or the first
-        modality without.
+    modality where there is none.
 
     Args:
         inputs: Width D per modality; sequences `[B, T, D]` each.
@@ -91,14 +91,20 @@ class MMIM(nn.Module):
         self.alpha, self.beta = LossWeight(alpha), LossWeight(beta)
 
     def forward(self, batch: Batch) -> Output:
-        """Map a batch of sequences to logits `[B, C]` and the losses named above."""
+        """Map a batch of sequences to logits `[B, C]` and, while training, the losses named above."""
         hidden, present = self.unimodal(batch)
         joined = self.dropout(torch.cat(list(hidden.values()), -1))
         fused = torch.tanh(self.linear_2(torch.tanh(self.linear_1(joined))))
+        losses = self._losses(hidden, present, fused) if self.training else {}
+        return Output(self.head(fused), losses)
+
+    def _losses(
+        self, hidden: Mapping[str, Tensor], present: Mapping[str, Tensor], fused: Tensor
+    ) -> dict[str, Tensor]:
         losses = [contrast(x, self.predictors[name](fused), present[name]) for name, x in hidden.items()]
         output = {"contrast": self.alpha(torch.stack(losses).sum())}
         if self.bounds:
             x, there = hidden[self.pivot], present[self.pivot]
             bounds = [net(x, hidden[name], there & present[name]) for name, net in self.bounds.items()]
             output["bound"] = self.beta(-torch.stack(bounds).sum())
-        return Output(self.head(fused), output)
+        return output
