@@ -37,7 +37,8 @@ def print_scores(title: str, scores: "Scores") -> None:
 def print_confusion(scores: "Scores") -> None:
     """Print the confusion matrix, a label a row."""
     rows = [(name, *counts) for name, counts in zip(scores.classes, scores.confusion, strict=True)]
-    table("labels by row, predictions by column", ["", *scores.classes], rows)
+    click.echo("labels by row, predictions by column:")
+    table("", ["", *scores.classes], rows)
 
 
 def print_notices(notices: Sequence[str]) -> None:

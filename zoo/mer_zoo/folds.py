@@ -76,7 +76,7 @@ def make_folds(
 def _rare(label: NDArray[np.integer], classes: Sequence[str], folds: int) -> list[str]:
     counts = np.bincount(label, minlength=len(classes))
     notices = [
-        f"class {name!r} has {n} clip{'s' * (n > 1)}, fewer than the {folds} folds: some validate without it"
+        f"class {name!r} has only {n} of the labelled clips: some of the {folds} folds validate without it"
         for name, n in zip(classes, counts, strict=True)
         if 0 < n < folds
     ]

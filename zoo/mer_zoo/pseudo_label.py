@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 PSEUDO = 1
 
 
+class NothingKept(ZooError):
+    """No clip was sure enough for a layer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """A published round, as it is told to a person.
@@ -101,6 +105,7 @@ def pseudo_label(
         NameTaken: There is a layer of that name.
         BadInput: The members' classes are not those of the layer.
         FingerprintMismatch: The store's features were made otherwise than those a member was trained on.
+        NothingKept: No clip was sure enough.
         ZooError: There is no member, or no clip to judge.
     """
     from mer_featurestore import LabelLayer
@@ -115,6 +120,12 @@ def pseudo_label(
     ballot = _ballot(store, found, clips, tuple(resolved.classes), device)
     verdict = VOTES[vote].function(ballot, **vote_params)
     selection = SELECTIONS[select].function(ballot, verdict, **given)
+    kept = int((selection.kept & (verdict.label != ABSTAINS)).sum())
+    if not kept:
+        raise NothingKept(
+            f"none of {len(clips)} clips is sure enough; the surest has {verdict.confidence.max():.3f}",
+            "lower --threshold, or name other members; no layer was made",
+        )
     attrs = {
         "split": split,
         "vote": vote,
@@ -129,10 +140,9 @@ def pseudo_label(
         parents=(f"labels/{resolved.name}", *(f"runs/{run.name}" for run in found)),
         attrs=attrs,
     )
-    kept = int(layer.kept.sum())
     told = f"{name} over {resolved.name}: kept {kept} of {len(clips)} clips of {split}"
     store.labels.add(layer, command=command, message=message or told)
-    return Round(layer, resolved.name, len(clips), kept, layer.counts(), human, _notices(split, kept))
+    return Round(layer, resolved.name, len(clips), kept, layer.counts(), human, _notices(split))
 
 
 def _columns(ballot: Ballot, verdict: Verdict, selection: Selection) -> dict[str, Any]:
@@ -219,8 +229,6 @@ def _columns_of(run: Run, classes: tuple[str, ...]) -> NDArray[np.int64]:
     return np.array([run.config.classes.index(name) for name in classes])
 
 
-def _notices(split: str, kept: int) -> tuple[str, ...]:
-    notices = [] if kept else ["no clip was sure enough; lower --threshold or add members"]
-    if split == TEST:
-        notices.append("these are test clips: a model trained on this layer leaves them out")
-    return tuple(notices)
+def _notices(split: str) -> tuple[str, ...]:
+    told = "these are test clips: a model trained on this layer leaves them out"
+    return (told,) if split == TEST else ()

@@ -1,8 +1,10 @@
 """`mer-zoo models`."""
 
+from typing import Any
+
 import click
 
-from mer_cli.app import command, emit, table
+from mer_cli.app import command, emit
 from mer_cli.zoo_options import shown
 
 
@@ -24,15 +26,14 @@ def models() -> None:
         }
         for card in cards
     ]
-    rows = [
-        (
-            card.name,
-            f"{card.summary} ({card.paper})",
-            "utt, frame" if card.frames else "utt (frames are averaged)",
-            shown(card.params),
-        )
-        for card in cards
-    ]
-    emit(document, lambda: table("", ["model", "what", "reads", "parameters"], rows))
-    if not rows:
-        click.echo("no models: every plugin is disabled", err=True)
+    emit(document, lambda: _print(document))
+
+
+def _print(cards: list[dict[str, Any]]) -> None:
+    for card in cards:
+        reads = "frames or vectors" if card["frames"] else "vectors (frames are averaged)"
+        click.echo(f"{click.style(card['name'], bold=True)}: {card['summary']}")
+        click.echo(f"    {card['paper']}; reads {reads}")
+        click.echo(f"    {shown(card['params'])}")
+    if not cards:
+        click.echo("no models: the plugin that brings them is disabled")

@@ -13,7 +13,7 @@ def runs(store_url: str, at: int | None) -> None:
     from mer_zoo.runs import summaries
 
     found = summaries(open_store(store_url, at))
-    columns = ["run", "model", "labels", "clips", "folds", "WAF", "UAR", "evaluated", "features", "commit"]
+    columns = ["run", "model", "labels", "clips", "folds", "WAF", "UAR", "evaluated"]
     rows = [
         (
             run["name"],
@@ -24,8 +24,6 @@ def runs(store_url: str, at: int | None) -> None:
             f"{run['waf']:.4f}",
             f"{run['uar']:.4f}",
             ", ".join(f"{e['split']} {e['waf']:.4f}" for e in run["evaluations"]),
-            ", ".join(run["features"]),
-            run["commit"],
         )
         for run in found
     ]

@@ -42,7 +42,7 @@ def _print(store: "Store", run: "Run") -> None:
         "features": ", ".join(
             f"{m} = {c} ({c.level}, {c.width}, {c.fingerprint[:8]})" for m, c in config.inputs.chosen.items()
         ),
-        "labels": f"{config.labels}: {len(config.folds)} of split {config.split}, {len(config.pseudo)} pseudo",
+        "labels": f"{config.labels}: {len(config.folds)} of {config.split}, {len(config.pseudo)} pseudo",
         "folds": f"{config.fold_count}, grouped by {config.grouped_by}, seed {config.seed}",
         "training": shown(config.settings.to_json()),
         "made": f"commit {run.bundle.commit} (read {config.commit}), {run.bundle.time}, on {config.device}",
