@@ -9,7 +9,8 @@ from mer_featurestore import Clip, Store
 from mer_featurestore.catalogue import read_catalogue
 from mer_featurestore.clips import AddReport
 from mer_featurestore.errors import BadInput, BadName, NameTaken, StoreError, UnknownName
-from mer_featurestore.ingest import ingest
+from mer_featurestore.ingest import ingest, labels_for_clips
+from mer_featurestore.label_sheets import read_labels
 
 CLIPS = (
     Clip(key="a", split="train", corpus="x", speaker="s1", group="g", audio="/a.wav", text="", duration=1.5),
@@ -176,3 +177,36 @@ def test_the_past_cannot_be_written(store: Store, csv: Path) -> None:
     past = Store.open(store.url, at=1)
     with pytest.raises(StoreError, match="past"):
         past.clips.add([Clip(key="z")])
+
+
+def test_clips_and_layers_live_on_s3_too(any_url: str, csv: Path) -> None:
+    """The same two calls, on a local folder and on S3-compatible storage."""
+    ingest(Store.create(any_url), read_catalogue(csv))
+    store = Store.open(any_url)
+    assert [clip.key for clip in store.clips.select(split="train")] == ["a"]
+    assert store.labels["gold"].counts() == {"happy": 1, "sad": 1}
+
+
+def test_the_composite_corpus_is_read_as_documented(shared: Path, store: Store) -> None:
+    """457 clips of real media with their splits; labels of the training speakers only; no copies."""
+    read = read_catalogue(shared / "data" / "composite" / "clips.csv")
+    ingest(store, read)
+    assert {s: len(store.clips.select(split=s)) for s in ("train", "unlabeled", "test")} == {
+        "train": 175, "unlabeled": 183, "test": 99,
+    }  # fmt: skip
+    assert len({clip.content_hash for clip in store.clips.values()}) == 457
+    sheet = read_labels(shared / "data" / "composite" / "labels.csv", "gold")
+    store.labels.add(labels_for_clips(store, sheet, splits=["train"]))
+    counts = {"anger": 55, "disgust": 19, "fear": 23, "happy": 22, "neutral": 31, "sad": 25}
+    assert store.labels["gold"].counts() == counts
+
+
+def test_a_catalogue_with_labels_in_it(shared: Path, store: Store) -> None:
+    """EmoDB's table says path, emotion and speaker; without splits all of it is training data."""
+    read = read_catalogue(shared / "data" / "emodb" / "labels.csv", corpus="emodb", hash_media=False)
+    assert read.unused == ("sentence", "take")
+    report = ingest(store, read)
+    assert report.clips.added == 535
+    assert store.labels["gold"].counts()["anger"] == 127
+    assert {clip.split for clip in store.clips.values()} == {"train"}
+    assert all(clip.video is None for clip in store.clips.values())
