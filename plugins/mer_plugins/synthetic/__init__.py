@@ -5,6 +5,6 @@ them says that the machinery works and nothing about emotion recognition.
 """
 
 from mer_plugins.synthetic.acting import EMOTIONS
-from mer_plugins.synthetic.corpus import write_corpus
+from mer_plugins.synthetic.corpus import split_sizes, write_corpus
 
-__all__ = ["EMOTIONS", "write_corpus"]
+__all__ = ["EMOTIONS", "split_sizes", "write_corpus"]

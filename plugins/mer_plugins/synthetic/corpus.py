@@ -85,6 +85,12 @@ def write_corpus(
     return catalogue
 
 
+def split_sizes(clips: int) -> dict[str, int]:
+    """Divide a number of clips over the splits as `write_corpus` does by default: 140, 190 and 120 of 450."""
+    train, test = round(clips * 140 / 450), round(clips * 120 / 450)
+    return {"train": train, "unlabeled": clips - train - test, "test": test}
+
+
 def _check(folder: Path, recipe: dict[str, int]) -> None:
     """Refuse what cannot be done before anything is written, and note in the folder what is being made."""
     from importlib.util import find_spec
