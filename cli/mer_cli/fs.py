@@ -22,6 +22,7 @@ COMMANDS = {
     "lineage": ("mer_cli.commands.lineage:lineage", "Show what a thing was made from, down to the media."),
     "log": ("mer_cli.commands.log:log", "Show the journal of commits."),
     "rm": ("mer_cli.commands.rm:rm", "Remove a space, layer, run or adapter."),
+    "compact": ("mer_cli.commands.compact:compact", "Merge small fragments of feature spaces."),
     "gc": ("mer_cli.commands.gc:gc", "Delete files that no commit names."),
     "verify": ("mer_cli.commands.verify:verify", "Check the whole store and list what is broken."),
     "demo": ("mer_cli.commands.demo:demo", "Run the whole path on a synthetic corpus."),

@@ -152,6 +152,27 @@ class FeatureSpace:
             f"{rows} rows x {row} {self.spec.dtype}, {self.size / 1e6:.1f} MB, {self.fingerprint[:8]})"
         )
 
+    def describe(self) -> dict[str, Any]:
+        """Return what `mer-fs spaces` lists, as plain JSON."""
+        entries = [fragment.entry for fragment in self.fragments]
+        return {
+            "name": self.name,
+            "modality": self.spec.modality,
+            "level": self.spec.level,
+            "row_shape": list(self.spec.row_shape),
+            "dtype": self.spec.dtype,
+            "clips": len(self),
+            "rows": sum(fragment.rows for fragment in self.fragments),
+            "bytes": self.size,
+            "fragments": len(entries),
+            "files": sum(len(entry.files) for entry in entries),
+            "stored": sorted({f"{e.backend}, {e.attrs['codec'] or 'not compressed'}" for e in entries}),
+            "fingerprint": self.fingerprint,
+            "quarantined": len(self._quarantine),
+            "made_by": dict(self.spec.made_by),
+            "parents": list(self.spec.parents),
+        }
+
     def keys(self) -> list[str]:
         """Return all keys in store order, the order that reads fastest."""
         return [key for fragment in self.fragments for key in fragment.key_list()]
@@ -172,15 +193,17 @@ class FeatureSpace:
             raise self._unknown([key for key, number in zip(keys, found.tolist(), strict=True) if number < 0])
         return found
 
-    def lengths(self, keys: Sequence[str] | None = None) -> NDArray[np.int64]:
+    def lengths(self, keys: Sequence[str] | None = None, *, absent_ok: bool = False) -> NDArray[np.int64]:
         """Return the rows of each clip, int64 `[n]`, of all clips in store order by default.
+
+        With `absent_ok`, a clip that the space does not have counts 0 rows.
 
         Raises:
             UnknownKey: The space does not have a key.
         """
         if keys is None:
             return np.concatenate([np.diff(f.offsets) for f in self.fragments])
-        return self._locate(self.positions(keys))[2]
+        return self._locate(self.index.find(keys) if absent_ok else self.positions(keys))[2]
 
     def read(self, keys: Sequence[str], *, out: NDArray[Any] | None = None) -> Ragged:
         """Return the features of clips, packed, in the order of the keys.
@@ -219,6 +242,7 @@ class FeatureSpace:
         *,
         dtype: DTypeLike | None = np.float32,
         max_len: int | None = None,
+        absent_ok: bool = False,
         out: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the features of clips as one padded batch.
@@ -226,9 +250,10 @@ class FeatureSpace:
         Rows are read straight to their places in the stored type; the cast comes last.
 
         Args:
-            keys: Any keys of the space.
+            keys: Clips, in any order.
             dtype: Type of the result; None keeps the stored one.
             max_len: Rows of a clip beyond this are left out.
+            absent_ok: Whether a clip that the space does not have is all padding instead of an error.
             out: Memory to use again, of the stored type; without a cast the result is a view of it.
 
         Returns:
@@ -238,7 +263,7 @@ class FeatureSpace:
         Raises:
             UnknownKey, BadInput, Damaged: As `read`.
         """
-        owners, rows, counts = self._locate(self.positions(keys))
+        owners, rows, counts = self._locate(self.index.find(keys) if absent_ok else self.positions(keys))
         if max_len is not None:
             counts = np.minimum(counts, max_len)
         longest = max(1, int(counts.max(initial=0)))
@@ -280,11 +305,11 @@ class FeatureSpace:
     def _locate(
         self, numbers: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return fragment, first row and number of rows of each clip number."""
+        """Return fragment, first row and number of rows of each clip number; 0 rows for the number -1."""
         bases = self.index.bases
         owners = np.searchsorted(bases, numbers, side="right") - 1
-        rows, counts = np.empty_like(numbers), np.empty_like(numbers)
-        for owner in np.unique(owners).tolist():
+        rows, counts = np.zeros_like(numbers), np.zeros_like(numbers)
+        for owner in np.unique(owners[owners >= 0]).tolist():
             mine = owners == owner
             clips = numbers[mine] - bases[owner]
             offsets = self.fragments[owner].offsets
@@ -303,7 +328,7 @@ class FeatureSpace:
         """Read clips to the bytes `targets` of an array."""
         buffer = data.reshape(-1).view(np.uint8)
         pieces: list[Piece] = []
-        for owner in np.unique(owners).tolist():
+        for owner in np.unique(owners[counts > 0]).tolist():
             mine = owners == owner
             places = (rows[mine].tolist(), counts[mine].tolist(), targets[mine].tolist())
             pieces += fill(self.fragments[owner], *places, buffer)
