@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RATE = 16_000
 # Files of these formats say how long they are; the others (MP3, ADTS …) are only estimated.
-_EXACT_FORMATS = {"mov", "mp4", "matroska", "webm", "wav", "flac", "avi", "aiff", "w64", "caf"}
+_EXACT_FORMATS = {"mov", "mp4", "matroska", "webm", "flac", "avi", "aiff", "caf"}
 _SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
@@ -60,13 +60,14 @@ def read_audio(path: str | Path, *, rate: int = RATE, from_zero: bool = False) -
     """
     with _open(path) as container:
         stream = cast("av.AudioStream", _stream(container, "audio", path))
-        declared = _declared_seconds(container, stream)
         pieces, first = _audio_pieces(container, stream, path)
-    seconds = sum(len(samples) / hz for hz, samples in pieces)
-    if not seconds:
-        raise ClipError(f"the audio stream of {path} holds no samples")
-    if declared and seconds < declared - max(0.25, 0.05 * declared):
-        raise ClipError(f"{path} is cut off: {seconds:.2f} of {declared:.2f} s of audio are there")
+        seconds = sum(len(samples) / hz for hz, samples in pieces)
+        if not seconds:
+            raise ClipError(f"the audio stream of {path} holds no samples")
+        if _exact(container) and stream.duration and stream.time_base:
+            declared = float(stream.duration * stream.time_base)
+            if seconds < declared - _slack(declared):
+                raise ClipError(f"{path} is damaged: {seconds:.2f} of {declared:.2f} s of sound decode")
     sound = np.concatenate([_resample(samples, hz, rate) for hz, samples in pieces])
     if from_zero and first > 0:
         sound = np.concatenate([np.zeros(round(first * rate), np.float32), sound])
@@ -200,8 +201,6 @@ def _shown(path: str | Path) -> Iterator[_Shown]:
             held, start, index = frame, begins, index + 1
         if held is None:
             raise ClipError(f"the video stream of {path} holds no frames")
-        if index + 1 < 0.9 * stream.frames:
-            raise ClipError(f"{path} is cut off: {index + 1} of {stream.frames} frames are there")
         lasts = float(held.duration * held.time_base) if held.duration and held.time_base else nominal
         yield _Shown(index, start, start + lasts, held)
 
@@ -250,16 +249,17 @@ def _resample(samples: NDArray[np.float32], source: int, target: int) -> NDArray
 
 
 def _decoded(container: "InputContainer", stream: "Stream", path: str | Path) -> Iterator[Any]:
-    """Decode a stream, forgiving a stray bad packet (a junk first frame is common) but not a damaged file."""
+    """Decode a stream, forgiving a stray bad packet (a junk first frame is common) but not a damaged file.
+
+    Packets of the other streams are looked at as well: a file is whole when any of them reaches its end.
+    """
     good = bad = 0
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            break
-        except _errors() as error:
-            raise ClipError(f"{path} is damaged: {_why(error)}") from error
+    reached = 0.0
+    for packet in _packets(container, path):
+        if packet.pts is not None and packet.time_base:
+            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index != stream.index:
+            continue
         try:
             frames = packet.decode()
         except _errors():
@@ -269,6 +269,50 @@ def _decoded(container: "InputContainer", stream: "Stream", path: str | Path) ->
         yield from frames
     if bad > max(1, 0.02 * (good + bad)):
         raise ClipError(f"{path} is damaged: {bad} of {good + bad} {stream.type} packets cannot be decoded")
+    _check_end(container, reached, path)
+
+
+def _packets(container: "InputContainer", path: str | Path) -> Iterator[Any]:
+    try:
+        yield from container.demux([s for s in container.streams if s.type in ("audio", "video")])
+    except _errors() as error:
+        raise ClipError(f"{path} is damaged: {_why(error)}") from error
+
+
+def _check_end(container: "InputContainer", reached: float, path: str | Path) -> None:
+    """Refuse a file whose packets end well before its header says it does."""
+    if "wav" in container.format.name:
+        lacking = _lacking_bytes(Path(path))
+        if lacking:
+            raise ClipError(f"{path} is cut off: {lacking} bytes of sound are not there")
+    elif container.duration and _exact(container):
+        length = container.duration / 1e6
+        there = reached - (container.start_time or 0) / 1e6
+        if there < length - _slack(length):
+            raise ClipError(f"{path} is cut off: {there:.2f} of {length:.2f} s are there")
+
+
+def _exact(container: "InputContainer") -> bool:
+    return bool(_EXACT_FORMATS & set(container.format.name.split(",")))
+
+
+def _slack(seconds: float) -> float:
+    """Return by how much a header may be wrong about a length: padding, edit lists, last frames without one."""
+    return max(0.2, 0.05 * seconds)
+
+
+def _lacking_bytes(path: Path) -> int:
+    """Return how many bytes a WAV header promises beyond the file's end; FFmpeg keeps quiet of them."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                # Writers that do not know the length (pipes) leave the largest number or none.
+                return 0 if length >= 0xFFFFF000 else max(0, length - (size - file.tell()))
+            file.seek(length + length % 2, 1)
+    return 0
 
 
 @contextmanager
@@ -282,6 +326,8 @@ def _open(path: str | Path) -> "Iterator[InputContainer]":
         container = av.open(str(file), metadata_errors="replace")
     except FileNotFoundError as error:
         raise ClipError(f"there is no file {path}") from error
+    except EOFError as error:
+        raise ClipError(f"{path} is cut off within its header") from error
     except OSError as error:
         raise ClipError(f"{path} cannot be opened: {_why(error)}") from error
     except ValueError as error:  # PyAV's InvalidDataError is one
@@ -299,12 +345,6 @@ def _stream(container: "InputContainer", kind: Literal["audio", "video"], path: 
                 raise ClipError(f"no decoder for the {kind} stream of {path}")
             return stream
     raise ClipError(f"no {kind} stream in {path}")
-
-
-def _declared_seconds(container: "InputContainer", stream: "av.AudioStream") -> float:
-    if stream.duration is None or not _EXACT_FORMATS & set(container.format.name.split(",")):
-        return 0.0
-    return float(stream.duration * stream.time_base) if stream.time_base else 0.0
 
 
 def _errors() -> tuple[type[Exception], ...]:

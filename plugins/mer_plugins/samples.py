@@ -58,7 +58,8 @@ def write_film(
         stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
         stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         for k, rgb in enumerate(frames):
-            stream.height, stream.width = rgb.shape[:2]
+            if not k:
+                stream.height, stream.width = rgb.shape[:2]
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             frame.pts = round(1000 * (times[k] if times else k / fps))
             frame.time_base = Fraction(1, 1000)
