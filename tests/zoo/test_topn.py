@@ -2,8 +2,14 @@
 
 import pytest
 
+from mer_featurestore import Store
 from mer_zoo.errors import ZooError
-from mer_zoo.topn import best, modality_of, number
+from mer_zoo.predict import predict
+from mer_zoo.registry import find_model
+from mer_zoo.settings import Settings
+from mer_zoo.spaces import choose
+from mer_zoo.topn import best, modality_of, number, rank
+from mer_zoo.train import train
 
 
 @pytest.mark.parametrize(
@@ -23,10 +29,15 @@ def test_names_that_mean_nothing(name: str) -> None:
 
 def test_number() -> None:
     """The first encoder of a modality has its name, further ones are numbered from two."""
-    pairs = [("audio", "hubert"), ("text", "bert"), ("audio", "wavlm"), ("audio", "whisper")]
-    inputs = number(pairs)
-    assert inputs == {"audio": "hubert", "text": "bert", "audio-2": "wavlm", "audio-3": "whisper"}
-    assert [modality_of(name) for name in inputs] == ["audio", "text", "audio", "audio"]
+    names = number(["audio", "text", "audio", "audio"])
+    assert names == ["audio", "text", "audio-2", "audio-3"]
+    assert [modality_of(name) for name in names] == ["audio", "text", "audio", "audio"]
+
+
+def test_rank() -> None:
+    """Inputs are ordered by modality, then by number, not by letters."""
+    names = ["text", "audio-10", "video", "audio-2", "audio"]
+    assert sorted(names, key=rank) == ["audio", "audio-2", "audio-10", "video", "text"]
 
 
 def test_best_by_validation_score() -> None:
@@ -43,3 +54,38 @@ def test_best_refuses() -> None:
         best({"a": 1.0}, {"a": "audio"}, 0)
     with pytest.raises(ZooError, match="'b'"):
         best({"b": 1.0}, {"a": "audio"}, 1)
+
+
+def test_spaces_become_inputs(toy_store: Store) -> None:
+    """Two spaces of one modality become numbered inputs of a model that takes them, in the order given."""
+    several, one = find_model("attention-topn"), find_model("attention")
+    names = ["words-UTT", "sound-FRA", "face-UTT", "sound-UTT"]
+    chosen = choose(toy_store, several, names).chosen
+    assert {name: str(c) for name, c in chosen.items()} == {
+        "audio": "sound-FRA",
+        "audio-2": "sound-UTT",
+        "video": "face-UTT",
+        "text": "words-UTT",
+    }
+    by_name = {"audio-2": "sound-FRA", "audio": "sound-UTT"}
+    assert list(choose(toy_store, several, by_name).chosen) == ["audio", "audio-2"]
+    for wrong in (names, by_name):
+        with pytest.raises(ZooError, match="attention-topn"):
+            choose(toy_store, one, wrong)
+    with pytest.raises(ZooError, match="it is audio"):
+        choose(toy_store, several, {"video-2": "sound-UTT"})
+
+
+def test_train_on_two_encoders(store: Store) -> None:
+    """Training and prediction run over several encoders of one modality."""
+    result = train(
+        store,
+        find_model("attention-topn"),
+        features=["sound-UTT", "sound-FRA", "face-UTT"],
+        labels="gold",
+        folds=2,
+        params={"hidden": 8},
+        settings=Settings(epochs=2),
+    )
+    predictions = predict(store, result.name, split="test")
+    assert predictions.probs.shape[1] == 3

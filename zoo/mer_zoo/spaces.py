@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mer_featurestore.errors import FingerprintMismatch, UnknownName, suggest
 from mer_featurestore.records import MODALITIES, Level, SpaceSpec
 from mer_zoo.errors import ZooError
+from mer_zoo.topn import modality_of, number, rank
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -40,7 +41,7 @@ class Inputs:
     """What a model reads: a space per modality, and how long sequences are thinned out.
 
     Attributes:
-        chosen: By modality, in the order of modalities.
+        chosen: By input: `audio`, and `audio-2` for a second encoder (`mer_zoo.topn`), modality by modality.
         max_frames: Frames a clip at most (see `mer_zoo.data.thin`); None for all.
     """
 
@@ -91,33 +92,28 @@ def choose(
     Args:
         store: The store.
         card: The model's card.
-        names: Spaces, as a list or by modality; `space:3` is layer 3 of a space that keeps all layers. None
-            takes the only space of each modality.
+        names: Spaces, as a list or by input (`audio`, `audio-2`, see `mer_zoo.topn`); `space:3` is layer 3 of
+            a space that keeps all layers. None takes the only space of each modality.
         level: Which level to take by default; None takes `utt`.
         max_frames: Kept with the result.
 
     Raises:
         UnknownName: No such space.
-        ZooError: Several spaces could be meant, two are of one modality, or there are too few or too many.
+        ZooError: Several spaces could be meant, two are of one modality and the model takes one, or there are
+            too few or too many.
     """
     if max_frames is not None and max_frames < 1:
         raise ZooError(f"at most {max_frames} frames leave nothing of a clip", "use --max-frames 1 or more")
     if not names:
         names = _defaults(store, level or "utt")
-    listed = list(names.values()) if isinstance(names, Mapping) else list(names)
-    found: dict[str, Chosen] = {}
-    for name in listed:
-        modality, chosen = _look_up(store, name)
-        if modality in found:
-            raise ZooError(
-                f"{found[modality]} and {chosen} are both {modality}",
-                "name one space per modality in --features",
-            )
-        found[modality] = chosen
     if isinstance(names, Mapping):
         _check_modalities(store, names)
+        found = {name: _look_up(store, space)[1] for name, space in names.items()}
+    else:
+        found = _by_modality([_look_up(store, space) for space in names])
+    _check_doubles(card, found)
     _check_count(card, found)
-    return Inputs({m: found[m] for m in MODALITIES if m in found}, max_frames)
+    return Inputs({name: found[name] for name in sorted(found, key=rank)}, max_frames)
 
 
 def guard(store: "Store", inputs: Inputs, run: str) -> None:
@@ -188,11 +184,29 @@ def _layer(spec: SpaceSpec, layer: str | None) -> int | None:
     return int(layer)
 
 
+def _by_modality(spaces: Sequence[tuple[str, Chosen]]) -> dict[str, Chosen]:
+    return dict(
+        zip(number([modality for modality, _ in spaces]), (chosen for _, chosen in spaces), strict=True)
+    )
+
+
 def _check_modalities(store: "Store", names: Mapping[str, str]) -> None:
-    for modality, name in names.items():
-        actual = store.features[name.partition(":")[0]].spec.modality
-        if actual != modality:
-            raise ZooError(f"{name!r} is given as {modality}, and it is {actual}")
+    for name, space in names.items():
+        actual, _ = _look_up(store, space)
+        if actual != modality_of(name):
+            raise ZooError(f"{space!r} is given as {name}, and it is {actual}")
+
+
+def _check_doubles(card: "ModelCard", found: Mapping[str, Chosen]) -> None:
+    if card.modalities[1] > len(MODALITIES):  # it takes several encoders per modality
+        return
+    for name, chosen in found.items():
+        modality = modality_of(name)
+        if name != modality:
+            raise ZooError(
+                f"{found.get(modality, 'another space')} and {chosen} are both {modality}",
+                "name one space per modality in --features, or train attention-topn, which takes several",
+            )
 
 
 def _check_count(card: "ModelCard", found: Mapping[str, Chosen]) -> None:

@@ -5,15 +5,17 @@ A model's input is named after its modality, `audio`, and a second and third enc
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import cast
 
-from mer_featurestore.records import MODALITIES
+from mer_featurestore.records import MODALITIES, Modality
 from mer_zoo.errors import ZooError
 
 _INPUT = re.compile(r"(?P<modality>[a-z]+)(-(?P<rank>[2-9]|[1-9][0-9]+))?")
 
 
-def modality_of(name: str) -> str:
+def modality_of(name: str) -> Modality:
     """Return the modality of an input: `audio` for `audio` and for `audio-2`.
 
     Raises:
@@ -25,17 +27,23 @@ def modality_of(name: str) -> str:
             f"no modality is meant by the input name {name!r}",
             "name inputs audio, video or text, and further encoders of one audio-2, audio-3 …",
         )
-    return match["modality"]
+    return cast("Modality", match["modality"])
 
 
-def number(spaces: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Name inputs after their modality, in the order given: `(modality, space)` pairs → `{input: space}`."""
-    inputs: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    for modality, space in spaces:
-        counts[modality] = counts.get(modality, 0) + 1
-        inputs[modality if counts[modality] == 1 else f"{modality}-{counts[modality]}"] = space
-    return inputs
+def rank(name: str) -> tuple[int, int]:
+    """Return where an input stands: by modality, then by its number."""
+    modality = modality_of(name)
+    return MODALITIES.index(modality), int(name.removeprefix(modality).removeprefix("-") or 1)
+
+
+def number(modalities: Iterable[str]) -> list[str]:
+    """Name inputs after their modalities, in the order given: the second `audio` is `audio-2`."""
+    counts: Counter[str] = Counter()
+    names = []
+    for modality in modalities:
+        counts[modality] += 1
+        names.append(modality if counts[modality] == 1 else f"{modality}-{counts[modality]}")
+    return names
 
 
 def best(scores: Mapping[str, float], modalities: Mapping[str, str], n: int) -> dict[str, str]:
@@ -60,5 +68,5 @@ def best(scores: Mapping[str, float], modalities: Mapping[str, str], n: int) -> 
             f"the modality of {unknown[0]!r} is not known", "give the modality of every scored space"
         )
     ranked = sorted(scores, key=lambda space: (-scores[space], space))
-    taken = [(m, s) for m in MODALITIES for s in [x for x in ranked if modalities[x] == m][:n]]
-    return number(taken)
+    taken = [space for m in MODALITIES for space in [s for s in ranked if modalities[s] == m][:n]]
+    return dict(zip(number(modalities[space] for space in taken), taken, strict=True))
