@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MerError(Exception):
@@ -19,6 +20,10 @@ class MerError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Subclasses take other arguments than the two that are kept; errors must come back from workers.
+        return _rebuilt, (type(self), self.message, self.remedy)
 
 
 class StoreError(MerError):
@@ -61,6 +66,12 @@ class Damaged(StoreError):
 
 class BadInput(StoreError, ValueError):
     """Input data (a CSV, a folder, an array) that does not have the form it must have."""
+
+
+def _rebuilt(kind: type[MerError], message: str, remedy: str) -> MerError:
+    error = kind.__new__(kind)
+    MerError.__init__(error, message, remedy)
+    return error
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
