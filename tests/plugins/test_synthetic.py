@@ -171,7 +171,7 @@ def test_expression_is_plain_at_full_intensity(emotion: str) -> None:
 
 
 def test_voices_follow_the_emotion() -> None:
-    """Said by one speaker, angry is louder and quicker than sad, and surprise is higher than neutral than sad."""
+    """Said by one speaker, angry is louder and quicker than sad, and surprise higher than neutral than sad."""
     throat = Throat(pitch=120, span=2, tract=1, tempo=0, breath=0.05)
     said = {
         e: speak("We go to the shop today.", acting.plain_voice(e), throat, np.random.default_rng(0))[0]
@@ -201,7 +201,7 @@ def test_no_channel_settles_the_emotion_by_itself() -> None:
 
 
 def test_sentences_tell_some_emotions_and_not_others() -> None:
-    """Neutral clips say only what any clip may say, and some of each emotion's lines are as neutral as that."""
+    """Neutral clips say what any clip may say, and some of each emotion's lines are as neutral as that."""
     rng = np.random.default_rng(0)
     said = {e: {write_line(e, rng) for _ in range(400)} for e in EMOTIONS}
     for emotion in EMOTIONS[1:]:

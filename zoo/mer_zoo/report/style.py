@@ -5,6 +5,7 @@ light or dark setting reaches it. Series colours are Okabe and Ito's (2008), saf
 """
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ def to_svg(figure: "Figure") -> str:
     )
     text = memory.getvalue()
     text = text[text.index("<svg") :]
+    used = set(re.findall(r"#([\w-]+)", text))  # other ids only say what matplotlib calls a part
+    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
     for marker, variable in _MARKERS.items():
         text = text.replace(marker, variable)
     return text
