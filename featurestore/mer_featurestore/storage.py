@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,9 +104,7 @@ class LocalStorage(Storage):
             temporary = self._staging_folder() / secrets.token_hex(8)
             try:
                 write_durably(temporary, data)
-                _make_folder(path.parent)
-                os.link(temporary, path)
-                sync_folder(path.parent)
+                _into_folder(path.parent, lambda: os.link(temporary, path))
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -117,9 +115,7 @@ class LocalStorage(Storage):
             if path.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
             sync_tree(source)
-            _make_folder(path.parent)
-            source.rename(path)
-            sync_folder(path.parent)
+            _into_folder(path.parent, lambda: source.rename(path))
 
     def list(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
         """Return name -> size of every file below."""
@@ -178,7 +174,7 @@ class LocalStorage(Storage):
                         yield folder + entry.name, entry
 
     def _prune(self, folder: Path) -> None:
-        while folder != self.folder:
+        while folder not in (self.folder, self.folder / STAGING):
             try:
                 folder.rmdir()
             except OSError:  # not empty, or gone already
@@ -252,6 +248,20 @@ def explained(where: str) -> Iterator[None]:
                 "free some space and run again; what was committed is safe",
             ) from error
         raise
+
+
+def _into_folder(folder: Path, put: Callable[[], object]) -> None:
+    """Put something into a folder, durably; make the folder again when a sweep took it away while empty."""
+    for last in (False, False, True):
+        _make_folder(folder)
+        try:
+            put()
+        except FileNotFoundError:
+            if last:
+                raise
+        else:
+            return sync_folder(folder)
+    return None
 
 
 def _make_folder(folder: Path) -> None:
