@@ -1,12 +1,24 @@
 """The built-in extractors, offered through the same hook as everybody's."""
 
-from mer_plugins.audio import prosody, whisper
+from mer_plugins.audio import prosody, ssl, whisper
 from mer_plugins.contract import ExtractorCard
 from mer_plugins.hookspecs import hookimpl
-from mer_plugins.text import char_ngrams, hf_text
-from mer_plugins.video import face_expression, face_pixels
+from mer_plugins.text import baichuan, char_ngrams, decoder, hf_text
+from mer_plugins.video import clips, face_expression, face_pixels, image
 
-FAMILIES = (prosody, face_pixels, char_ngrams, whisper, hf_text, face_expression)
+FAMILIES = (
+    prosody,
+    face_pixels,
+    char_ngrams,
+    whisper,
+    ssl,
+    face_expression,
+    image,
+    clips,
+    hf_text,
+    decoder,
+    baichuan,
+)
 
 
 @hookimpl

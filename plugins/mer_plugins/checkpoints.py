@@ -8,6 +8,7 @@ the weights is never run.
 import hashlib
 import json
 import os
+import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -235,6 +236,11 @@ def load_hf_model(
                 output_loading_info=True,
                 **placed,
             )
+        except pickle.UnpicklingError as error:
+            raise PluginError(
+                f"the weights in {source.folder} are pickled and more than tensors, which could run code",
+                "get them as safetensors",
+            ) from error
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise _unloadable(source, error) from error
     _refuse_gaps(source, net, info, list(spare))
