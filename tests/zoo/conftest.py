@@ -1,6 +1,6 @@
 """A small store of synthetic features with a real signal in each modality, for the tests of the zoo."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,12 @@ def add_features(store: Store, keys: Sequence[str], label: dict[str, str], rng: 
                 frames = means[CLASSES.index(label[key])] + rng.normal(0, 1, (length, width))
                 frames = (frames * 10.0 ** np.arange(-1, width - 1)).astype(np.float32)
                 writer.add(key, frames.mean(0), frames)
+
+
+@pytest.fixture(scope="session")
+def toy() -> Callable[[Path], Store]:
+    """Return the function that makes such a store in a folder."""
+    return make_store
 
 
 @pytest.fixture(scope="session")

@@ -161,7 +161,8 @@ def train(
         device=str(where),
     )
     C = len(chosen.classes)
-    task = Task(data, _targets(config, chosen), lambda p: build_model(card, data.widths, C, p), standardise)
+    targets = _targets(chosen, soft_labels=soft_labels, confidence_weights=confidence_weights)
+    task = Task(data, targets, lambda p: build_model(card, data.widths, C, p), standardise)
     fitted = fit(task, members(config, chosen), device=where, progress=progress)
     predictions = _predictions(config, chosen, data, fitted)
     metrics = _metrics(config, chosen, predictions)
@@ -229,13 +230,13 @@ def _with_features(chosen: TrainSet, data: Features) -> tuple[TrainSet, Features
     return chosen.take(present, notice), data.take(torch.from_numpy(np.flatnonzero(present)))
 
 
-def _targets(config: RunConfig, chosen: TrainSet) -> Targets:
+def _targets(chosen: TrainSet, *, soft_labels: bool, confidence_weights: bool) -> Targets:
     probs = np.eye(len(chosen.classes), dtype=np.float32)[chosen.label]
     weight = np.ones(len(probs), np.float32)
     pseudo = ~chosen.human
-    if config.soft_labels:
+    if soft_labels:
         probs[pseudo] = chosen.probs[pseudo]
-    if config.confidence_weights:
+    if confidence_weights:
         weight[pseudo] = chosen.confidence[pseudo]
     return Targets(torch.from_numpy(probs), torch.from_numpy(weight))
 

@@ -143,4 +143,11 @@ def _notices(clips: Sequence[Clip | None], human: NDArray[np.bool_]) -> tuple[st
     pairs = zip(clips, human, strict=True)
     test = sum(clip is not None and clip.split == TEST and not h for clip, h in pairs)
     found = [f"{unknown} labelled clips are not in the catalogue and were left out"] if unknown else []
-    return (*found, *([f"{test} pseudo-labelled test clips were left out of training"] if test else []))
+    return (
+        *found,
+        *(
+            [f"{test} pseudo-labelled test clip{'s' * (test > 1)} left out: test clips never train"]
+            if test
+            else []
+        ),
+    )
