@@ -62,6 +62,17 @@ class Delimiter(click.ParamType[str]):
         return character
 
 
+def names_option(flag: str, name: str, text: str) -> Callable[[Command], Command]:
+    """Add an option that takes `a,b` and may be given several times; the command gets one tuple, or None."""
+
+    def flat(
+        _: click.Context, __: click.Parameter, given: tuple[tuple[str, ...], ...]
+    ) -> tuple[str, ...] | None:
+        return tuple(item for names in given for item in names) or None
+
+    return click.option(flag, name, type=Names(), multiple=True, callback=flat, help=text)
+
+
 def csv_options(function: Command) -> Command:
     """Add `--column FIELD=COLUMN` and `--delimiter` for reading CSV files people made."""
     function = click.option(

@@ -69,12 +69,23 @@ def hash_files(
     ordered = sorted(set(paths))
     workers = threads or min(16, max(2, os.cpu_count() or 2))
     digests: dict[str, str | None] = {}
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         for path, digest in zip(ordered, pool.map(_hash_file, ordered), strict=True):
             digests[path] = digest
             if progress:
                 progress(len(digests), len(ordered))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for files nobody wants any more
     return digests
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file; BadInput when it cannot be read."""
+    digest = _hash_file(str(path))
+    if digest is None:
+        raise BadInput(f"no such file: {path}", "check the path")
+    return digest
 
 
 def duplicates(clips: Mapping[str, Clip]) -> list[list[Clip]]:

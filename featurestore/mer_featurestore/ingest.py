@@ -10,7 +10,7 @@ from mer_featurestore.commits import Change, Entry
 from mer_featurestore.drafts import Draft
 from mer_featurestore.errors import BadInput, UnknownName
 from mer_featurestore.label_layer import LabelLayer, check_classes, class_remedy
-from mer_featurestore.label_sheets import Sheet
+from mer_featurestore.label_sheets import Sheet, imported_from
 from mer_featurestore.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _layer(
                 class_remedy(label, order),
             )
     labels = _of_splits(catalogue, splits)
-    return LabelLayer.human(name, order, labels, attrs={"imported_from": catalogue.source.name})
+    return LabelLayer.human(name, order, labels, attrs=imported_from(catalogue.source))
 
 
 def _of_splits(catalogue: Catalogue, splits: Iterable[str]) -> Mapping[str, str]:

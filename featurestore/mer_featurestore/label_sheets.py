@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_featurestore.content import file_hash
 from mer_featurestore.csvfile import Row, Table, map_columns, read_table
 from mer_featurestore.errors import BadInput, BadName
 from mer_featurestore.label_layer import (
@@ -110,6 +111,11 @@ def write_resolved(labels: Resolved, path: Path) -> None:
             writer.writerow([key, *facts, *(str(p) for p in labels.probs[i])])
 
 
+def imported_from(path: Path) -> dict[str, str]:
+    """Return the attributes of a layer that came from a file: its name and SHA-256."""
+    return {"imported_from": path.name, "sha256": file_hash(path)}
+
+
 class _SheetReader:
     def __init__(self, table: Table, mapped: Mapping[str, str], classes: Sequence[str] | None) -> None:
         self.table, self.mapped = table, mapped
@@ -138,7 +144,7 @@ class _SheetReader:
             members=tuple(column.removeprefix("vote_") for column in self.votes),
             reason=tuple(self._cell(row, "reason") for row in rows),
             kept=np.array([self._kept(row) for row in rows], np.bool_),
-            attrs={"imported_from": self.table.path.name},
+            attrs=imported_from(self.table.path),
         )
         return Sheet(layer, self.table.path, lines)
 
@@ -279,7 +285,7 @@ def _mertools(path: Path, name: str, classes: Sequence[str] | None) -> Sheet:
         if twice:
             raise BadInput(f"{path}, {split}: clip {twice[0]!r} is in another corpus as well", "remove one")
         labels |= found
-    return Sheet(LabelLayer.human(name, classes, labels, attrs={"imported_from": path.name}), path, {})
+    return Sheet(LabelLayer.human(name, classes, labels, attrs=imported_from(path)), path, {})
 
 
 def _parquet(path: Path) -> Table:

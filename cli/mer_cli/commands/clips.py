@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mer_cli.app import at_option, command, emit, open_store, store_option, table
-from mer_cli.params import Names
+from mer_cli.params import names_option
 
 if TYPE_CHECKING:
     from mer_featurestore import Clip
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 @command("clips")
 @store_option
 @at_option
-@click.option("--split", "splits", type=Names(), help="These splits only.")
-@click.option("--corpus", "corpora", type=Names(), help="These corpora only.")
+@names_option("--split", "splits", "These splits only.")
+@names_option("--corpus", "corpora", "These corpora only.")
 @click.option(
     "--list",
     "as_list",

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mer_cli.app import at_option, command, emit, open_store, store_option
-from mer_cli.params import Names
+from mer_cli.params import names_option
 from mer_cli.progress import progress
 
 
@@ -19,7 +19,7 @@ from mer_cli.progress import progress
     default="mertools",
     show_default=True,
 )
-@click.option("--split", "splits", type=Names(), help="Clips of these splits only.")
+@names_option("--split", "splits", "Clips of these splits only.")
 @click.option("--labels", help="parquet: add the labels of this layer.")
 @store_option
 @at_option

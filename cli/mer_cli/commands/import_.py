@@ -61,7 +61,7 @@ def import_(
 
     store = open_store(store_url)
     chosen = importing.ImportOptions(**options, command=command_line())
-    name = name or path.name.removesuffix(path.suffix)
+    name = name or (path.stem if path.is_file() else path.name)
     with progress("importing") as report:
         if form == "mmsa":
             reports = importing.import_mmsa(store, path, name, chosen, labels_as=labels_as, progress=report)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
-from mer_cli.params import Names, classes_option, csv_options
+from mer_cli.params import classes_option, csv_options, names_option
 from mer_cli.progress import progress
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--no-labels", is_flag=True, help="Leave the labels out.")
 @classes_option
-@click.option("--label-split", "label_splits", type=Names(), default=(), help="Labels of these splits only.")
+@names_option("--label-split", "label_splits", "Labels of these splits only.")
 @click.option("--update", is_flag=True, help="Take rows that differ from those already there.")
 @click.option("--allow-missing", is_flag=True, help="Take clips whose media files are not there.")
 @click.option("--no-hash", is_flag=True, help="Do not read the media for content hashes.")
@@ -45,7 +45,7 @@ def ingest(
     labels_as: str,
     no_labels: bool,
     classes: tuple[str, ...] | None,
-    label_splits: tuple[str, ...],
+    label_splits: tuple[str, ...] | None,
     update: bool,
     allow_missing: bool,
     no_hash: bool,
@@ -76,7 +76,7 @@ def ingest(
         read,
         labels_as=None if no_labels else labels_as,
         classes=classes,
-        label_splits=label_splits,
+        label_splits=label_splits or (),
         update=update,
         dry_run=dry_run,
         command=command_line(),

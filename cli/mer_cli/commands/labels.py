@@ -7,6 +7,7 @@ from click.core import ParameterSource
 
 from mer_cli.app import LazyGroup, at_option, command, emit, open_store, store_option, table
 
+SHOWN = 40  # characters of a parameter's value; --json has it whole
 COMMANDS = {
     "import": ("mer_cli.commands.labels_import:labels_import", "Import a layer from CSV, Parquet or .npz."),
     "list": ("mer_cli.commands.labels:labels_list", "List layers: counts per class, parents, parameters."),
@@ -48,6 +49,11 @@ def _list(store_url: str, at: int | None) -> None:
     emit(facts, lambda: _print(facts))
 
 
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else text[: SHOWN // 4] + "…"
+
+
 def _print(facts: list[dict[str, Any]]) -> None:
     if not facts:
         click.echo("no label layers yet; import one: mer-fs labels import LABELS.csv --as gold")
@@ -61,7 +67,7 @@ def _print(facts: list[dict[str, Any]]) -> None:
             f["rows"] - f["kept"],
             ", ".join(f"{name} {n}" for name, n in f["counts"].items()),
             ", ".join(f["parents"]),
-            ", ".join(f"{name}={value}" for name, value in f["attrs"].items()),
+            ", ".join(f"{name}={_short(value)}" for name, value in f["attrs"].items()),
         )
         for f in facts
     ]

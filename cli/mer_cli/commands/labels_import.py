@@ -5,25 +5,25 @@ from pathlib import Path
 import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
-from mer_cli.params import Names, classes_option, csv_options
+from mer_cli.params import classes_option, csv_options, names_option
 
 
 @command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--as", "name", required=True, help="Name of the layer.")
 @store_option
-@click.option("--split", "splits", type=Names(), default=(), help="Labels of clips of these splits only.")
+@names_option("--split", "splits", "Labels of clips of these splits only.")
 @classes_option
-@click.option("--over", "parents", type=Names(), default=(), help="Layers it stands on.")
+@names_option("--over", "parents", "Layers it stands on.")
 @click.option("--ignore-unknown", is_flag=True, help="Leave out rows whose clip is not in the catalogue.")
 @csv_options
 def labels_import(
     file: Path,
     name: str,
     store_url: str,
-    splits: tuple[str, ...],
+    splits: tuple[str, ...] | None,
     classes: tuple[str, ...] | None,
-    parents: tuple[str, ...],
+    parents: tuple[str, ...] | None,
     ignore_unknown: bool,
     columns: tuple[tuple[str, str], ...],
     delimiter: str,
@@ -38,8 +38,8 @@ def labels_import(
 
     store = open_store(store_url)
     sheet = read_labels(file, name, classes=classes, columns=dict(columns), delimiter=delimiter)
-    layer = labels_for_clips(store, sheet, splits=splits, ignore_unknown=ignore_unknown)
-    layer = layer.over(f"labels/{parent}" for parent in parents)
+    layer = labels_for_clips(store, sheet, splits=splits or (), ignore_unknown=ignore_unknown)
+    layer = layer.over(f"labels/{parent}" for parent in parents or ())
     store.labels.add(layer, command=command_line())
     counts = ", ".join(f"{c} {n}" for c, n in layer.counts().items())
     left_out = len(sheet.layer) - len(layer)

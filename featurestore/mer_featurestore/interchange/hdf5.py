@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_featurestore.content import file_hash
 from mer_featurestore.errors import BadInput
-from mer_featurestore.interchange.sources import Items, Source, file_hash, make_source, numbers
+from mer_featurestore.interchange.sources import Items, Source, make_source, numbers
 from mer_featurestore.records import Level
 
 

@@ -13,6 +13,7 @@ from mer_featurestore.interchange.mertools import from_mertools, level_of
 from mer_featurestore.interchange.mmsa import MEMBERS, MmsaFile, read_mmsa
 from mer_featurestore.interchange.sources import Source, fit, from_npy, from_npz, read_keys
 from mer_featurestore.label_layer import LabelLayer
+from mer_featurestore.label_sheets import imported_from
 from mer_featurestore.names import check_key
 from mer_featurestore.records import LEVEL_SUFFIX, Clip, Level, Modality, SpaceSpec
 
@@ -139,13 +140,11 @@ def import_space(
     spec = _spec(source, name, modality, options)
     for key in source.keys:
         _check_key(source, key)
+    writer = store.features.writer(spec, command=options.command)  # refuses the name before anything is added
     keys = _known_keys(store, source, options)
-    present = set(keys)
-    with store.features.writer(spec, command=options.command) as writer:
-        if spec.name in store.features:
-            present -= set(store.features[spec.name].missing(keys))
-        else:
-            present = set()
+    there = spec.name in store.features
+    present = set(keys) - set(store.features[spec.name].missing(keys)) if there else set()
+    with writer:
         wanted = frozenset(keys) - present
         noted = store.features.quarantine(spec.name)
         quarantined = _fill(writer, source, spec, wanted, options, progress)
@@ -202,7 +201,7 @@ def _mmsa_layer(file: MmsaFile, labels_as: str | None, path: Path) -> LabelLayer
         return None
     if not file.labels:
         raise BadInput(f"{path} has no annotations", "leave --labels-as out")
-    return LabelLayer.human(labels_as, None, file.labels, attrs={"imported_from": path.name})
+    return LabelLayer.human(labels_as, None, file.labels, attrs=imported_from(path))
 
 
 def _check_key(source: Source, key: str) -> None:

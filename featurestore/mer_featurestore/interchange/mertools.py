@@ -67,6 +67,8 @@ def level_of(name: str) -> Level | None:
 
 
 def _is_clip(path: Path) -> bool:
+    if path.name.startswith("."):  # what macOS leaves beside a file
+        return False
     return path.suffix == ".npy" if path.is_file() else any(path.glob("*.npy"))
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_featurestore.content import file_hash
 from mer_featurestore.errors import BadInput
 from mer_featurestore.interchange.safe_pickle import load_pickle
-from mer_featurestore.interchange.sources import Items, Source, check_unique, file_hash, make_source, numbers
+from mer_featurestore.interchange.sources import Items, Source, check_unique, make_source, numbers
 from mer_featurestore.records import Clip, Modality
 
 MEMBERS: dict[str, Modality] = {"audio": "audio", "vision": "video", "text": "text"}

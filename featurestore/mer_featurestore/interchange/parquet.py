@@ -4,8 +4,9 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer_featurestore.content import file_hash
 from mer_featurestore.errors import BadInput
-from mer_featurestore.interchange.sources import Items, Source, file_hash, make_source, numbers
+from mer_featurestore.interchange.sources import Items, Source, make_source, numbers
 from mer_featurestore.records import Level
 
 if TYPE_CHECKING:

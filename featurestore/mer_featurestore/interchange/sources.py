@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_featurestore.content import hash_files
+from mer_featurestore.content import file_hash, hash_files
 from mer_featurestore.errors import BadInput
 from mer_featurestore.records import Level
 
@@ -214,12 +214,6 @@ def _need(array: "NDArray[Any] | BadInput") -> NDArray[Any]:
     if isinstance(array, BadInput):
         raise array
     return array
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_hash(root: Path, files: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> str:
