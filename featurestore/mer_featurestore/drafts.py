@@ -47,13 +47,13 @@ class Draft:
             make: Returns the group's arrays and attributes.
             attrs: Of the entry.
             parents: Of the entry.
-            folder: Where the group lies; a folder named like the kind by default.
+            folder: Where the group lies; `kind/name` by default, just `clips` for those.
             codecs: Codec per array, see `Backend.write`.
         """
         token = (kind, name, content)
         if token not in self._written:
             arrays, group_attrs = make()
-            path = fresh_path(folder or kind, self._backend)
+            path = fresh_path(folder or (kind if kind == "clips" else f"{kind}/{name}"), self._backend)
             files = publish(self._storage, self._backend, path, arrays, group_attrs, codecs=codecs)
             self._written[token] = Entry(
                 kind=kind,

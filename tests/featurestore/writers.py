@@ -15,6 +15,8 @@ import h5py  # noqa: F401 - warm for the children
 import numpy as np
 import zarr  # noqa: F401 - warm for the children
 
+import mer_featurestore.backends.hdf5
+import mer_featurestore.backends.zarr
 import mer_featurestore.maintenance
 import mer_featurestore.spaces
 import mer_featurestore.writer  # noqa: F401 - warm for the children
@@ -96,15 +98,16 @@ def crash(kills: int, *urls: str) -> None:
 
 def crash_one(url: str, kills: int, chance: random.Random) -> None:
     """Do that to one store."""
-    killed = 0
+    killed, reader = 0, fork(lambda: None)
     while killed < kills:
         child = fork(lambda: append(url, KEYS))
         time.sleep(chance.uniform(0.005, 0.09))
         os.kill(child, signal.SIGKILL)
         killed += wait(child) == -signal.SIGKILL
-        if wait(fork(lambda: check(url, deep=False))):
-            sys.exit(f"broken after {killed} kills")
-    if wait(fork(lambda: append(url, KEYS))) or wait(fork(lambda: check(url, deep=True))):
+        if wait(reader):
+            sys.exit(f"broken after at most {killed} kills")
+        reader = fork(lambda: check(url, deep=False))  # reads what the kill left while the next one writes
+    if wait(reader) or wait(fork(lambda: append(url, KEYS))) or wait(fork(lambda: check(url, deep=True))):
         sys.exit("the resumed run is broken")
 
 
