@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mer_featurestore import texts
-from mer_featurestore.commits import Change, Entry
+from mer_featurestore.commits import RESTORE, Change, Entry
 from mer_featurestore.drafts import Draft
-from mer_featurestore.errors import BadInput, UnknownName
+from mer_featurestore.errors import BadInput, Damaged, MerError, UnknownName
 from mer_featurestore.groups import Arrays, Group, open_group
 from mer_featurestore.names import check_key
 from mer_featurestore.records import MODALITIES, Clip, Modality
 from mer_featurestore.snapshot import Snapshot
+from mer_featurestore.storage import Storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,7 +177,7 @@ class Clips(Mapping[str, Clip]):
             table: dict[str, Clip] = {}
             for entry in entries:
                 if entry.path not in self._fragments:
-                    self._fragments[entry.path] = _from_group(open_group(self._store.storage, entry))
+                    self._fragments[entry.path] = _read_fragment(self._store.storage, entry)
                 table.update((clip.key, clip) for clip in self._fragments[entry.path])
             self._table = paths, table
         return self._table[1]
@@ -226,6 +227,15 @@ def _to_group(clips: Sequence[Clip]) -> tuple[Arrays, dict[str, Any]]:
     arrays["present"] = np.array(present, np.uint8)
     arrays["duration"] = np.array([clip.duration for clip in clips], np.float64)
     return arrays, {"kind": "clips", "present_bits": list(MODALITIES), **attrs}
+
+
+def _read_fragment(storage: Storage, entry: Entry) -> list[Clip]:
+    try:
+        return _from_group(open_group(storage, entry))
+    except MerError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{entry.path} does not hold clips: {error!r}", RESTORE) from error
 
 
 def _from_group(group: Group) -> list[Clip]:

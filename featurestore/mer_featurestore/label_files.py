@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 
 from mer_featurestore import texts
+from mer_featurestore.commits import RESTORE
+from mer_featurestore.errors import Damaged, MerError
 from mer_featurestore.groups import Arrays, Group
 from mer_featurestore.label_layer import LabelLayer
 
@@ -30,7 +32,21 @@ def layer_to_group(layer: LabelLayer) -> tuple[Arrays, dict[str, Any]]:
 
 
 def layer_from_group(group: Group) -> LabelLayer:
-    """Rebuild a layer; everything is checked again on the way."""
+    """Rebuild a layer; everything is checked again on the way.
+
+    Raises:
+        Damaged: The group does not hold one.
+        BadInput: Its parts do not fit together.
+    """
+    try:
+        return _layer(group)
+    except MerError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"a group of labels does not hold a layer: {error!r}", RESTORE) from error
+
+
+def _layer(group: Group) -> LabelLayer:
     attrs = group.attrs
     columns = texts.unpack(group)
     return LabelLayer(

@@ -1,14 +1,17 @@
 """Clips in a store: adding, updating, selecting, and ingesting together with labels in one commit."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mer_featurestore import Clip, Store
 from mer_featurestore.catalogue import read_catalogue
 from mer_featurestore.clips import AddReport
-from mer_featurestore.errors import BadInput, BadName, NameTaken, StoreError, UnknownName
+from mer_featurestore.errors import BadInput, BadName, Damaged, NameTaken, StoreError, UnknownName
+from mer_featurestore.groups import find_backend
 from mer_featurestore.ingest import ingest, labels_for_clips
 from mer_featurestore.label_sheets import read_labels
 
@@ -210,3 +213,17 @@ def test_a_catalogue_with_labels_in_it(shared: Path, store: Store) -> None:
     assert store.labels["gold"].counts()["anger"] == 127
     assert {clip.split for clip in store.clips.values()} == {"train"}
     assert all(clip.video is None for clip in store.clips.values())
+
+
+@pytest.mark.parametrize("kind", ["clips", "labels"])
+def test_a_group_of_something_else_is_damage(store: Store, csv: Path, kind: str) -> None:
+    """What a commit names and is neither clips nor a layer is an error for people, not a traceback."""
+    ingest(store, read_catalogue(csv))
+    [entry] = store.snapshot.entries(kind)  # type: ignore[arg-type]  # a literal of the parameters
+    backend = find_backend(entry.backend)
+    path = Path(store.url) / entry.path
+    shutil.rmtree(path)
+    backend.write(path, {"other": np.arange(3)}, {"name": "gold"})
+    again = Store.open(store.url)
+    with pytest.raises(Damaged):
+        dict(again.clips) if kind == "clips" else again.labels["gold"]
