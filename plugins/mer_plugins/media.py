@@ -297,7 +297,7 @@ def _exact(container: "InputContainer") -> bool:
 
 
 def _slack(seconds: float) -> float:
-    """Return by how much a header may be wrong about a length: padding, edit lists, last frames without one."""
+    """Return by how much a header may be wrong about a length (padding, edit lists, last frames)."""
     return max(0.2, 0.05 * seconds)
 
 

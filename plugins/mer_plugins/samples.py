@@ -37,10 +37,10 @@ def write_wav(path: Path, sound: NDArray[np.float32], rate: int = 16_000) -> Pat
     return path
 
 
-def pictures(count: int, height: int = 96, width: int = 128) -> Iterator[NDArray[np.uint8]]:
-    """Yield RGB frames uint8 `[H, W, 3]`: a bright square that wanders over a gradient."""
+def pictures(count: int, height: int = 96, width: int = 128, first: int = 0) -> Iterator[NDArray[np.uint8]]:
+    """Yield RGB frames uint8 `[H, W, 3]` of a bright square that wanders over a gradient, from `first` on."""
     ramp = np.linspace(20, 120, width)[None, :, None] * np.array([1.0, 0.8, 0.6])
-    for k in range(count):
+    for k in range(first, first + count):
         frame = np.repeat(ramp, height, axis=0)
         x, y = 4 * k % (width - 32), 2 * k % (height - 32)
         frame[y : y + 32, x : x + 32] = (230, 200 - k % 100, 180)
@@ -78,7 +78,7 @@ def sample_clips(folder: Path, modality: Modality) -> list[Clip]:
             path = str(write_wav(folder / f"audio{k}.wav", voice(seconds, 110 + 40 * k)))
             clips.append(Clip(key=f"audio{k}", audio=path))
         else:
-            path = str(write_film(folder / f"video{k}.mp4", pictures(round(25 * seconds) + k)))
+            path = str(write_film(folder / f"video{k}.mp4", pictures(round(25 * seconds), first=9 * k)))
             clips.append(Clip(key=f"video{k}", video=path))
     return clips
 

@@ -41,36 +41,42 @@ class ExtractorTests:
     options: ClassVar[Options] = Options()
     bitwise: ClassVar[bool] = True
 
-    def clips(self, folder: Path) -> list[Clip]:
+    @classmethod
+    def clips(cls, folder: Path) -> list[Clip]:
         """Return clips of different lengths that the extractor must be able to use; override if need be."""
-        return sample_clips(folder, self.card.modality)
+        return sample_clips(folder, cls.card.modality)
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """Return a folder for media."""
         return tmp_path_factory.mktemp("media")
 
     @pytest.fixture(scope="class")
-    def extractor(self) -> Any:
+    @classmethod
+    def extractor(cls) -> Any:
         """Return the extractor, loaded."""
-        extractor = self.build()
+        extractor = cls.build()
         extractor.load()
         yield extractor
         extractor.close()
 
     @pytest.fixture(scope="class")
-    def inputs(self, extractor: Extractor[Any], folder: Path) -> list[Any]:
+    @classmethod
+    def inputs(cls, extractor: Extractor[Any], folder: Path) -> list[Any]:
         """Return the sample clips, prepared."""
-        return [extractor.prepare(clip) for clip in self.clips(folder)]
+        return [extractor.prepare(clip) for clip in cls.clips(folder)]
 
     @pytest.fixture(scope="class")
-    def alone(self, extractor: Extractor[Any], inputs: list[Any]) -> list[Rows]:
+    @classmethod
+    def alone(cls, extractor: Extractor[Any], inputs: list[Any]) -> list[Rows]:
         """Return each input's rows, encoded by itself."""
         return [extractor.encode([value])[0] for value in inputs]
 
-    def build(self) -> Extractor[Any]:
+    @classmethod
+    def build(cls) -> Extractor[Any]:
         """Make the extractor as the pipeline does."""
-        return make_extractor(self.card, self.options)
+        return make_extractor(cls.card, cls.options)
 
     def test_card(self) -> None:
         """A card names the extractor, what it reads, what it gives and what its options are."""
