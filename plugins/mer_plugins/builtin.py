@@ -3,7 +3,7 @@
 from mer_plugins.audio import prosody, ssl, whisper
 from mer_plugins.contract import ExtractorCard
 from mer_plugins.hookspecs import hookimpl
-from mer_plugins.text import baichuan, char_ngrams, decoder, hf_text
+from mer_plugins.text import baichuan, char_ngrams, decoder, encoders, hf_text
 from mer_plugins.video import clips, face_expression, face_pixels, image
 
 FAMILIES = (
@@ -16,6 +16,7 @@ FAMILIES = (
     image,
     clips,
     hf_text,
+    encoders,
     decoder,
     baichuan,
 )
