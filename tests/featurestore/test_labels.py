@@ -69,6 +69,27 @@ def test_a_layer_is_named_once_and_never_changes(store: Store) -> None:
     assert Store.open(store.url).labels["none"].counts() == {"angry": 0, "happy": 0, "sad": 0}
 
 
+def test_of_two_writers_with_one_name_the_later_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it looked, and wrote its files, before the other committed: those files are swept."""
+    late = Store.open(store.url)
+    create = late.storage.create
+
+    def overtaken(name: str, data: bytes) -> None:
+        if "x" not in Store.open(store.url).labels:
+            store.labels.add(LabelLayer.human("x", CLASSES, {"a": "sad"}))
+        create(name, data)
+
+    monkeypatch.setattr(late.storage, "create", overtaken)
+    with pytest.raises(NameTaken, match="'x' already"):
+        late.labels.add(LabelLayer.human("x", CLASSES, {"a": "angry"}))
+    again = Store.open(store.url)
+    assert again.labels["x"]["a"] == "sad"
+    named = {file for entry in again.snapshot.entries("labels") for file in entry.file_names()}
+    assert set(again.storage.list("labels")) == named
+
+
 def test_unknown_layers_and_parents_are_corrected(store: Store) -> None:
     """A layer, or a parent, that is not there gets a suggestion; nothing is stored."""
     with pytest.raises(UnknownName, match="no label layer named 'rond1'; did you mean 'round1'"):

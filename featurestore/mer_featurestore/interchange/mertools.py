@@ -98,6 +98,8 @@ def read_label_npz(path: Path, *, classes: Sequence[str] | None = None) -> dict[
                 for name in archive.namelist()
                 if name.endswith(".npy")
             }
+    except BadInput:
+        raise
     except FileNotFoundError:
         raise BadInput(f"no such file: {path}", "check the path") from None
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
