@@ -29,7 +29,7 @@ SPECS = (
     SpaceSpec(name="a-FRA", modality="audio", level="frame", row_shape=(8,), made_by={"plugin": "test"}),
 )
 BATCH = 3
-RACED = 24  # clips that racing writers write
+RACED = 15  # clips that racing writers write
 
 
 def features(key: str) -> tuple[np.ndarray, np.ndarray]:
