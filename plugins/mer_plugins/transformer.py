@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mer_featurestore.errors import suggest
-from mer_plugins.checkpoints import Checkpoint, Source, load_hf_model, locate
+from mer_plugins.checkpoints import DTYPES, Checkpoint, Source, load_hf_model, locate
 from mer_plugins.contract import Extractor, ExtractorCard, Options
 from mer_plugins.errors import PluginError
 from mer_plugins.layers import Layers, parse_layers
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     import torch
 
 Input = TypeVar("Input")
-OPTIONS = POOL_OPTION
+OPTIONS = {
+    **POOL_OPTION,
+    "precision": ("auto", "float32, bfloat16 or float16 to compute in; auto: float32"),
+}
 
 
 class TransformerExtractor(Extractor[Input]):
@@ -50,7 +53,9 @@ class TransformerExtractor(Extractor[Input]):
         self.layers: Layers = parse_layers(options.layers or self.default_layers, self.blocks)
         self.row_shape = self.layers.row_shape(self.width)
         self.pooling = self.say.choice("pool", POOLINGS)
-        self.device, self.dtype = options.device, options.dtype
+        self.device = options.device
+        precision = self.say.choice("precision", ("auto", *DTYPES))
+        self.dtype = options.dtype if precision == "auto" else precision
         self.net: Any = None
 
     @staticmethod

@@ -194,30 +194,39 @@ def test_padding_would_change_base_models(checkpoints: Callable[[str], Path], cl
     assert apart(among, alone) > 0.01
 
 
-def test_old_weight_norm_names_load(
-    build: Build, clips: list[Clip], tmp_path: Path, checkpoints: Any
+OLD_NAMES = {
+    "hubert-base": {
+        "parametrizations.weight.original0": "weight_g",
+        "parametrizations.weight.original1": "weight_v",
+    },
+    "videomae-base": {
+        "attention.attention.query.bias": "attention.attention.q_bias",
+        "attention.attention.value.bias": "attention.attention.v_bias",
+    },
+}
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_published_tensor_names_load(
+    name: str, build: Build, clips: list[Clip], checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Published speech checkpoints name the weight norm `weight_g`, `weight_v`; they must load whole."""
+    """Published files name speech encoders' weight norm and VideoMAE's biases otherwise; they must count."""
     import shutil
 
     from safetensors.torch import load_file
 
-    shutil.copytree(checkpoints("hubert-base"), tmp_path / "old")
-    weights = load_file(tmp_path / "old" / "model.safetensors")
-    renamed = {
-        key.replace("parametrizations.weight.original0", "weight_g").replace(
-            "parametrizations.weight.original1", "weight_v"
-        ): value
-        for key, value in weights.items()
-    }
-    assert renamed.keys() != weights.keys()
+    shutil.copytree(checkpoints(name), tmp_path / "old")
     (tmp_path / "old" / "model.safetensors").unlink()
-    torch.save(renamed, tmp_path / "old" / "pytorch_model.bin")
-    new, old = build("hubert-base"), build("hubert-base", model=tmp_path / "old")
-    new.load()
-    old.load()
-    np.testing.assert_array_equal(rows_of(new, clips[:1])[0], rows_of(old, clips[:1])[0])
-    assert old.made_by() != new.made_by()
+    weights = load_file(checkpoints(name) / "model.safetensors")
+    for new, old in OLD_NAMES[name].items():
+        weights = {key.replace(new, old): value for key, value in weights.items()}
+    assert all(any(old in key for key in weights) for old in OLD_NAMES[name].values())
+    torch.save(weights, tmp_path / "old" / "pytorch_model.bin")
+    today, before = build(name), build(name, model=tmp_path / "old")
+    today.load()
+    before.load()
+    np.testing.assert_array_equal(rows_of(before, clips[:1])[0], rows_of(today, clips[:1])[0])
+    assert before.made_by() != today.made_by()
 
 
 def test_long_audio_is_windowed(build: Build, clips: list[Clip]) -> None:
@@ -369,7 +378,8 @@ def test_half_precision_stays_close(checkpoints: Callable[[str], Path], clips: l
     """In bfloat16 rows must be near those of float32, be float32 themselves, and have another fingerprint."""
     made = {}
     for dtype in ("float32", "bfloat16"):
-        options = Options(model=str(checkpoints("hubert-large")), device="cpu", dtype=dtype)
+        said = {} if dtype == "float32" else {"precision": dtype}
+        options = Options(model=str(checkpoints("hubert-large")), device="cpu", extra=said)
         made[dtype] = find_extractor("hubert-large").build(options)
         made[dtype].load()
     full, half = (rows_of(made[dtype], clips[:1])[0] for dtype in ("float32", "bfloat16"))
@@ -464,6 +474,21 @@ def test_fingerprints_follow_weights_and_settings(
     config.write_text(config.read_text().replace('"do_normalize": true', '"do_normalize": false'))
     others.append(build("hubert-large", model=tmp_path / "hubert-large").made_by())
     assert all(other != first for other in others)
+
+
+def test_the_table_in_the_docs_is_the_code() -> None:
+    """docs/encoders.md must list every named checkpoint with its hub id, width and licence, and no other."""
+    from mer_plugins.builtin import FAMILIES
+
+    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
+    told = {line for line in page.splitlines() if line.startswith("| `")}
+    rows = [row for family in FAMILIES for row in getattr(family, "TABLE", ())]
+    want = {
+        f"| `{row.name}` | `{row.model}` | {row.width} | {row.blocks} "
+        f"| {find_extractor(row.name).layers} | {row.licence} |"
+        for row in rows
+    }
+    assert told == want
 
 
 def test_tables_are_complete() -> None:

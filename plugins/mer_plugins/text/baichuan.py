@@ -2,8 +2,8 @@
 
 The network is `mer_plugins.text.baichuan_net`. The tokenizer is the published sentencepiece model as it is,
 with its own normalisation and prefix, which a converted tokenizer would not keep. Rows are as for other
-decoders. The 13B models take 26 GB in half precision: `--dtype bfloat16`, and `--option device_map=auto`
-where one GPU is too small.
+decoders. The 13B models take 26 GB in half precision: `--option precision=bfloat16`, and
+`--option device_map=auto` where one GPU is too small.
 """
 
 from typing import Any

@@ -3,8 +3,8 @@
 One row per token of the transcript. As in the MERTools baseline, tokens the tokenizer adds are left out: a
 decoder's first token collects attention and can have hidden states many times larger than all others, which
 would drown the mean. Batches are padded on the right, where a causal model cannot look. Big models:
-`--dtype bfloat16` and `--option device_map=auto`, which spreads them over the GPUs and, when those are full,
-the CPU.
+`--option precision=bfloat16` and `--option device_map=auto`, which spreads them over the GPUs and, when those
+are full, the CPU.
 """
 
 from collections.abc import Mapping, Sequence
