@@ -161,7 +161,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console(soft_wrap=False).print(grid)
+    console = Console()
+    if not console.is_terminal:  # a pipe or a file has no width to wrap to
+        console = Console(width=10_000)
+    console.print(grid)
 
 
 def command_line() -> str:
