@@ -70,7 +70,7 @@ def encode(extractor: Extractor[Any], batch: Sequence[Prepared], limit: Limit) -
             yield Encoded(fit[0], None, error)
             return
         if out_of_memory(error):
-            limit.cost = max(limit.cost / 2, 1e-9)
+            limit.cost = min(limit.cost, len(fit) * max(extractor.cost(i.value) for i in fit) / 2)
             parts = [fit[: len(fit) // 2], fit[len(fit) // 2 :]]
         else:
             parts = [[item] for item in fit]
