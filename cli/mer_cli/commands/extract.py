@@ -1,15 +1,18 @@
 """`mer-fs extract`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
+from mer_cli.params import Pair, names_option
 from mer_cli.plugin_options import no_plugin_option, warn_of_broken
+from mer_cli.progress import progress
 
 if TYPE_CHECKING:
-    from mer_plugins.pipeline import ExtractReport, Plan
+    from mer_plugins.pipeline import ExtractReport, How, Plan, Request
 
 INTERRUPTED = 130
 
@@ -20,12 +23,19 @@ INTERRUPTED = 130
 @click.option("--model", metavar="PATH|ID", help="Checkpoint: a local folder or a hub id.")
 @click.option("--revision", metavar="REV", help="Revision of a hub checkpoint.")
 @click.option("--layers", metavar="WHICH", help="last, last4, all, one layer k or a band i-j (summed).")
-@click.option("--level", "levels", metavar="LIST", help="utt, frame or utt,frame (one pass for both).")
+@names_option("--level", "levels", "utt, frame or utt,frame (one pass for both).")
 @click.option("--as", "name", default="", metavar="STEM", help="Name of the spaces: STEM-UTT, STEM-FRA.")
-@click.option("--option", "extra", multiple=True, metavar="K=V", help="An option of the plugin; repeatable.")
-@click.option("--split", metavar="LIST", help="Clips of these splits only.")
-@click.option("--keys", metavar="LIST|@FILE", help="These clips only: a,b,c or a file with a key a line.")
-@click.option("--batch", type=float, metavar="N", help="Most clips (or other cost) in a batch.")
+@click.option(
+    "--option", "extra", type=Pair("name=value", "fps=5"), multiple=True, help="An option of the plugin."
+)
+@names_option("--split", "split", "Clips of these splits only.")
+@click.option("--keys", metavar="A,B|@FILE", help="These clips only: keys, or a file with a key a line.")
+@click.option(
+    "--batch",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Most clips (or other cost) in a batch.",
+)
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Decoding threads; 0: one per core.")
 @click.option("--commit-every", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N")
 @click.option("--retry-failed", is_flag=True, help="Take up clips in quarantine as well.")
@@ -46,86 +56,43 @@ def extract(store_url: str, dry_run: bool, **said: Any) -> None:
     if dry_run:
         emit(planned.as_json(), lambda: _show_plan(planned))
         return
-    with _Bar(bool(planned.todo)) as bar:
-        report = pipeline.extract(store, planned, _how(said), bar.update)
+    with progress(f"extracting {said['plugin']}") as tell:
+        report = pipeline.extract(
+            store, planned, _how(said), lambda _, done, failed, total: tell(done + failed, total)
+        )
     emit(report.as_json(), lambda: _show_report(report))
     if report.interrupted:
         raise SystemExit(INTERRUPTED)
 
 
-def _request(said: dict[str, Any]) -> Any:
+def _request(said: dict[str, Any]) -> "Request":
     from mer_plugins.contract import Options
     from mer_plugins.pipeline import Request
 
     names = ("model", "revision", "layers", "device")
     return Request(
         plugin=said["plugin"],
-        options=Options(**{name: said[name] for name in names}, extra=_pairs(said["extra"])),
-        levels=_words(said["levels"]) or (),
+        options=Options(**{name: said[name] for name in names}, extra=dict(said["extra"])),
+        levels=said["levels"] or (),
         name=said["name"],
         dtype=said["dtype"],
-        split=_words(said["split"]),
+        split=said["split"],
         keys=_keys(said["keys"]),
         retry_failed=said["retry_failed"],
     )
 
 
-def _how(said: dict[str, Any]) -> Any:
+def _how(said: dict[str, Any]) -> "How":
     from mer_plugins.pipeline import How
 
     names = ("batch", "workers", "commit_every", "strict", "backend", "codec")
     return How(**{name: said[name] for name in names}, command=command_line())
 
 
-def _pairs(extra: tuple[str, ...]) -> dict[str, str]:
-    for pair in extra:
-        if "=" not in pair:
-            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--option")
-    return {name.strip(): value for name, _, value in (pair.partition("=") for pair in extra)}
-
-
-def _words(text: str | None) -> Any:
-    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 def _keys(text: str | None) -> tuple[str, ...] | None:
     if text is None or not text.startswith("@"):
-        keys: tuple[str, ...] | None = _words(text)
-        return keys
+        return None if text is None else tuple(key.strip() for key in text.split(",") if key.strip())
     return tuple(line for line in Path(text[1:]).read_text("utf-8").splitlines() if line.strip())
-
-
-class _Bar:
-    """A progress bar on stderr, on terminals only."""
-
-    def __init__(self, wanted: bool) -> None:
-        self.wanted = wanted and click.get_text_stream("stderr").isatty()
-
-    def __enter__(self) -> "_Bar":
-        if self.wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self.progress = Progress(*columns, console=Console(stderr=True))
-            self.task = self.progress.add_task("", total=None)
-            self.progress.start()
-        return self
-
-    def update(self, stage: str, done: int, failed: int, total: int) -> None:
-        """Show the state."""
-        if self.wanted:
-            note = f"{stage} ({failed} quarantined)" if failed else stage
-            self.progress.update(self.task, description=note, completed=done + failed, total=total)
-
-    def __exit__(self, *error: object) -> None:
-        if self.wanted:
-            self.progress.stop()
 
 
 def _show_plan(planned: "Plan") -> None:
