@@ -86,9 +86,11 @@ class Fragment:
         """Bytes of all keys."""
         return self._column("keys")
 
-    def key_bytes(self, clip: int) -> bytes:
-        """Return the UTF-8 bytes of a clip's key."""
-        return self.key_blob[self.key_offsets[clip] : self.key_offsets[clip + 1]].tobytes()
+    def have_keys(self, clips: NDArray[np.int64], keys: Sequence[bytes]) -> NDArray[np.bool_]:
+        """Say for each clip whether its key is this one, UTF-8 encoded; bool `[n]`."""
+        starts, ends = self.key_offsets[clips].tolist(), self.key_offsets[clips + 1].tolist()
+        blob = self.key_blob.data
+        return np.array([blob[a:b] == k for a, b, k in zip(starts, ends, keys, strict=True)], bool)
 
     def key_list(self) -> list[str]:
         """Return all keys in their order."""

@@ -72,18 +72,37 @@ class KeyIndex:
         if not len(hashes):
             return found
         places = np.searchsorted(hashes, wanted)
-        hit = hashes[np.minimum(places, len(hashes) - 1)] == wanted
-        for i in np.flatnonzero(hit).tolist():
-            found[i] = self._confirm(coded[i], int(places[i]), hashes, numbers)
+        hits = np.flatnonzero(hashes[np.minimum(places, len(hashes) - 1)] == wanted)
+        candidates = numbers[places[hits]]
+        owners = np.searchsorted(self.bases, candidates, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            mine = owners == owner
+            self._confirm(owner, hits[mine], candidates[mine], coded, found)
+        for i in hits[found[hits] < 0].tolist():
+            found[i] = self._search(coded[i], int(places[i]))
         return found
 
-    def _confirm(self, key: bytes, place: int, hashes: NDArray[np.uint64], numbers: NDArray[np.int64]) -> int:
-        """Return the clip among those of one hash that has this very key."""
+    def _confirm(
+        self,
+        owner: int,
+        hits: NDArray[np.int64],
+        candidates: NDArray[np.int64],
+        coded: Sequence[bytes],
+        found: NDArray[np.int64],
+    ) -> None:
+        """Note the candidates, all of one fragment, that have the very key that is looked for."""
+        clips = candidates - self.bases[owner]
+        same = self.fragments[owner].have_keys(clips, [coded[i] for i in hits.tolist()])
+        found[hits[same]] = candidates[same]
+
+    def _search(self, key: bytes, place: int) -> int:
+        """Return the clip among those of one hash that has this very key; -1 when none has."""
+        hashes, numbers = self._merged
         wanted = hashes[place]
         while place < len(hashes) and hashes[place] == wanted:
-            number = int(numbers[place])
-            fragment = int(np.searchsorted(self.bases, number, side="right")) - 1
-            if self.fragments[fragment].key_bytes(number - int(self.bases[fragment])) == key:
-                return number
+            number = numbers[place : place + 1]
+            owner = int(np.searchsorted(self.bases, number[0], side="right")) - 1
+            if self.fragments[owner].have_keys(number - self.bases[owner], [key])[0]:
+                return int(number[0])
             place += 1
         return -1

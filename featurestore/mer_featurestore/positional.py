@@ -124,26 +124,39 @@ class Reader:
 
 
 def plan(layout: Layout, rows: Sequence[int], counts: Sequence[int], targets: Sequence[int]) -> list[Piece]:
-    """Return the pieces that hold clips; neighbours in the file and in the buffer become one."""
-    starts, one = layout.starts, layout.row_bytes
+    """Return the pieces that hold clips; neighbours in the file and in the buffer become one.
+
+    Args:
+        layout: Where rows lie.
+        rows: First row of each clip.
+        counts: Rows of each clip.
+        targets: Byte of the buffer at which each clip goes.
+    """
+    starts, one, files, owners, offsets = (
+        layout.starts,
+        layout.row_bytes,
+        layout.files,
+        layout.file,
+        layout.offset,
+    )
     pieces: list[Piece] = []
+    last = Piece("", -1, -1, 0)
     for row, count, target in zip(rows, counts, targets, strict=True):
         while count:
             run = bisect_right(starts, row) - 1
             take = min(count, starts[run + 1] - row)
-            file = layout.files[layout.file[run]]
-            offset = layout.offset[run] + (row - starts[run]) * one
-            last = pieces[-1] if pieces else None
+            offset, length = offsets[run] + (row - starts[run]) * one, take * one
+            file = files[owners[run]]
             if (
-                last is not None
-                and last.file is file
+                last.target + last.length == target
                 and last.offset + last.length == offset
-                and last.target + last.length == target
+                and last.file is file
             ):
-                last.length += take * one
+                last.length += length
             else:
-                pieces.append(Piece(file, offset, target, take * one))
-            row, count, target = row + take, count - take, target + take * one
+                last = Piece(file, offset, target, length)
+                pieces.append(last)
+            row, count, target = row + take, count - take, target + length
     return pieces
 
 

@@ -23,12 +23,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from mer_zoo.contract import Sequences
+from mer_zoo.recycling import Pool
 
 if TYPE_CHECKING:
     from mer_featurestore.spaces import FeatureSpace
 
 MEMORY_BYTES = 1 << 28
 BLOCK_BYTES = 1 << 22
+_POOL = Pool()  # of `collate`
 
 
 class Loaded(NamedTuple):
@@ -74,10 +76,7 @@ class FeatureDataset(Dataset[Item]):
         self.max_len, self.dtype = max_len, dtype
         # Once, and before workers are forked: what a batch needs is then known without a look into the index.
         self._lengths = {m: space.lengths(self.keys, absent_ok=True) for m, space in self.spaces.items()}
-        self._staging: dict[str, NDArray[Any]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_staging": {}}
+        self._pool = Pool()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -100,16 +99,16 @@ class FeatureDataset(Dataset[Item]):
             absent_ok=True,
             out=self._room(modality, indices),
         )
-        return Sequences(_cast(padded, self.dtype), torch.from_numpy(mask))
+        return Sequences(_cast(padded, self.dtype, self._pool), torch.from_numpy(mask))
 
     def _room(self, modality: str, indices: Sequence[int]) -> NDArray[Any]:
         """Return memory for a padded batch in the stored type, used again for the next one."""
         space = self.spaces[modality]
         longest = int(self._lengths[modality][list(indices)].max(initial=1))
         need = len(indices) * min(longest, self.max_len or longest) * math.prod(space.spec.row_shape)
-        room = self._staging.get(modality)
+        room = self._pool.staging.get(modality)
         if room is None or room.size < need:
-            room = self._staging[modality] = np.empty(need, space.dtype)
+            room = self._pool.staging[modality] = np.empty(need, space.dtype)
         return room
 
 
@@ -234,19 +233,13 @@ def _pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype) -> Sequences:
     for i, array in enumerate(arrays):
         padded[i, : len(array)] = array
     mask = np.arange(longest) < lengths[:, None]
-    return Sequences(_cast(padded, dtype), torch.from_numpy(mask))
+    return Sequences(_cast(padded, dtype, _POOL), torch.from_numpy(mask))
 
 
-def _cast(padded: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    """Return a tensor of its own of another type; in a worker it is made in shared memory at once."""
+def _cast(padded: NDArray[Any], dtype: torch.dtype, pool: Pool) -> Tensor:
+    """Return a tensor of its own, in another type."""
     source = torch.from_numpy(padded)
-    if get_worker_info() is None:
-        return source.to(dtype, copy=True)
-    # As torch's own collate function does: else the batch would be copied once more on its way.
-    share: Any = torch.UntypedStorage._new_shared  # noqa: SLF001 - there is no public name for it
-    target = torch.empty(0, dtype=dtype)
-    target.set_(share(source.numel() * dtype.itemsize))
-    return target.view(source.shape).copy_(source)
+    return pool.empty(source.shape, dtype).copy_(source)
 
 
 def _read(space: "FeatureSpace", keys: Sequence[str]) -> list[NDArray[Any]]:
