@@ -153,6 +153,7 @@ def _without_nan(value: Any) -> Any:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; columns whose every value is a number are right-aligned."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     grid = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
@@ -160,7 +161,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*("" if cell is None else str(cell) for cell in row))
+        # Square brackets in a cell, as in mer-fs[video], are text and no markup.
+        grid.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:  # a pipe or a file has no width to wrap to
         console = Console(width=10_000)
