@@ -178,7 +178,36 @@ def _settings() -> dict[str, Any]:
         parts = urllib.parse.urlsplit(endpoint)
         if parts.scheme == "http" and parts.hostname in LOOPBACK:
             settings["client_options"] = {"allow_http": True}
+    provider = _profile()
+    if provider is not None:
+        settings["credential_provider"] = provider
     return settings
+
+
+def _profile() -> Any:
+    """Return what fetches a profile's credentials (keys, SSO, assumed roles), None when there is no need.
+
+    obstore itself knows keys in the environment and the roles of containers and machines.
+    """
+    shared = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    named = os.environ.get("AWS_PROFILE")
+    if os.environ.get("AWS_ACCESS_KEY_ID") or not (named or shared.is_file()):
+        return None
+    try:
+        from boto3 import Session
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError as error:
+        raise StoreError(
+            "reading credentials from an AWS profile needs boto3",
+            "pip install boto3, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ) from error
+    try:
+        return Boto3CredentialProvider(Session())
+    except (Boto3Error, BotoCoreError, ValueError) as error:
+        remedy = "check AWS_PROFILE and ~/.aws, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise StoreError(f"no AWS credentials in profile {named or 'default'}", remedy) from error
 
 
 @contextlib.contextmanager

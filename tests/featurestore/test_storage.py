@@ -180,6 +180,23 @@ def test_s3_access_denied(s3_url, monkeypatch):
         server.shutdown()
 
 
+def test_s3_credentials_from_a_profile(s3_url, monkeypatch, tmp_path):
+    """Without keys in the environment those of the AWS profile count; an unknown profile is named."""
+    keys = "[work]\naws_access_key_id = test\naws_secret_access_key = from-a-file\n"
+    (tmp_path / "credentials").write_text(keys)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    storage = open_storage(s3_url)
+    storage.create("x", b"1")
+    assert storage.read("x") == b"1"
+    assert b"from-a-file" not in pickle.dumps(storage)
+    monkeypatch.setenv("AWS_PROFILE", "wrok")
+    with pytest.raises(StoreError, match="profile wrok"):
+        open_storage(s3_url)
+
+
 def test_s3_after_a_fork_is_an_error_not_a_hang(s3_url):
     """A forked child of a process that read from S3 is told to use spawn instead of hanging."""
     script = """
