@@ -41,7 +41,7 @@ def test_the_interval_is_scipys() -> None:
         return float(scores_of(counts)["waf"])
 
     theirs = bootstrap(
-        (np.arange(150),), waf, vectorized=False, n_resamples=1500, method="percentile", random_state=0
+        (np.arange(300),), waf, vectorized=False, n_resamples=1500, method="percentile", random_state=0
     ).confidence_interval
     assert found.intervals["waf"] == pytest.approx((theirs.low, theirs.high), abs=0.01)
 
