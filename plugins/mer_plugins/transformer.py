@@ -33,6 +33,7 @@ class TransformerExtractor(Extractor[Input]):
         options_table: The family's options.
         default_layers: Taken when `--layers` is not given.
         spare: Regular expressions of tensors no feature depends on.
+        device_map: `auto` spreads the weights over devices.
         sizes: What `config.json` calls the width and the number of blocks.
     """
 
@@ -41,6 +42,7 @@ class TransformerExtractor(Extractor[Input]):
     options_table: ClassVar[Mapping[str, tuple[str, str]]] = OPTIONS
     default_layers: ClassVar[str] = "last4"
     spare: tuple[str, ...] = ()
+    device_map: str = ""
     sizes: ClassVar[tuple[str, str]] = ("hidden_size", "num_hidden_layers")
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
@@ -95,7 +97,12 @@ class TransformerExtractor(Extractor[Input]):
     def load(self) -> None:
         """Load the weights, every tensor of them."""
         self.net = load_hf_model(
-            self.architecture(), self.source, device=self.device, dtype=self.dtype, spare=self.spare
+            self.architecture(),
+            self.source,
+            device=self.device,
+            dtype=self.dtype,
+            spare=self.spare,
+            device_map=self.device_map,
         )
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.records import Clip
-from mer_plugins.checkpoints import Checkpoint, load_hf_model, quiet
+from mer_plugins.checkpoints import Checkpoint, quiet
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError, PluginError
 from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards, home
@@ -45,14 +45,7 @@ class TextDecoder(TransformerExtractor[Tokens]):
     def load(self) -> None:
         """Load tokenizer and weights."""
         self.tokenizer = self.read_tokenizer()
-        self.net = load_hf_model(
-            self.architecture(),
-            self.source,
-            device=self.device,
-            dtype=self.dtype,
-            spare=self.spare,
-            device_map=self.device_map,
-        )
+        super().load()
         if self.net.config.is_encoder_decoder or not _causal(self.net):
             raise PluginError(
                 f"{self.source.model} is no causal decoder", "encoders go through --plugin hf-text"
