@@ -1,6 +1,5 @@
 """`mer-fs extract`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
