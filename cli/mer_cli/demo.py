@@ -3,6 +3,7 @@
 Nothing here does what a command does not do; pasting the printed lines into a shell does the same.
 """
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,6 +158,8 @@ def run_demo(plan: Plan) -> list[dict[str, Any]]:
     Raises:
         click.ClickException: A step failed; what the steps before it made is kept.
     """
+    # On a busy machine waiting threads should wait, not spin. It is read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     steps = plan.steps()
     click.echo(f"{CLAIM}\n")
     for number, step in enumerate(steps, 1):

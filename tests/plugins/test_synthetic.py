@@ -171,7 +171,7 @@ def test_expression_is_plain_at_full_intensity(emotion: str) -> None:
 
 
 def test_voices_follow_the_emotion() -> None:
-    """Said by one speaker, angry is louder and quicker than sad, and surprise higher than neutral than sad."""
+    """Said by one speaker, angry is louder and quicker than sad, and surprise is higher than sad."""
     throat = Throat(pitch=120, span=2, tract=1, tempo=0, breath=0.05)
     said = {
         e: speak("We go to the shop today.", acting.plain_voice(e), throat, np.random.default_rng(0))[0]

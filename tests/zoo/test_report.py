@@ -18,8 +18,8 @@ from mer_zoo.report import write_report
 from mer_zoo.report.figures import _reliability, _running_mean
 from mer_zoo.report.gather import gather, waf_interval
 from mer_zoo.report.model import LayerView, Mistake, Report, RunView
-from mer_zoo.report.style import _MARKERS
-from mer_zoo.report.write import write_page
+from mer_zoo.report.style import _MARKERS, PAGE, to_svg
+from mer_zoo.report.write import _plan, write_page
 from mer_zoo.settings import Settings
 from mer_zoo.train import train
 
@@ -198,7 +198,10 @@ def test_odd_reports_are_drawn(tmp_path: Path) -> None:
     wide = make_report((make_run("wide", many),), layers=(layer,))
     assert write_page(wide, tmp_path / "many").is_file()
     runs = tuple(make_run(f"run-{i}", ("a", "b"), seed=i) for i in range(8))
-    assert write_page(make_report(runs), tmp_path / "runs").read_text("utf-8").count("<svg") == 12
+    plan = _plan(make_report(runs))
+    assert sum(name.startswith("confusion-") for name in plan) == len(runs)
+    for name in ("scores", "per-class-f1", "reliability", "learning-curves"):
+        assert to_svg(plan[name](PAGE)).count("run-7") == 1
     lonely = make_run("one", ("a", "b", "c"), n=2, folds=0)
     assert "Learning curves" not in write_page(make_report((lonely,)), tmp_path / "one").read_text("utf-8")
 
