@@ -1,5 +1,8 @@
 """Fixtures the whole suite uses."""
 
+import csv
+import fcntl
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -8,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mer_featurestore import Store
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -21,8 +26,60 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def composite_folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store with the composite corpus and three real encoders' features, extracted once per run.
+
+    457 clips (three broken), no labels; spaces `whisper` (layer 2), `hf-text` (last layer) and
+    `face-expression` (centre crop), each at utterance and frame level. Takes a minute or two; processes of
+    one test run wait for the one that extracts. For reading only: `composite_store` is a copy to write to.
+    """
+    run = tmp_path_factory.getbasetemp()
+    root = run.parent if run.name.startswith("popen-") else run  # what xdist's workers have in common
+    with (root / "composite.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "composite.done").exists():
+            shutil.rmtree(root / "composite", ignore_errors=True)
+            extract_composite(shared, root / "composite")
+            (root / "composite.done").touch()
+    return root / "composite"
+
+
+def extract_composite(shared: Path, folder: Path) -> None:
+    """Make the store of `composite_folder`."""
+    from mer_featurestore.catalogue import read_catalogue
+    from mer_plugins.contract import Options
+    from mer_plugins.pipeline import Request, extract, plan
+
+    store = Store.create(folder)
+    store.clips.add(read_catalogue(shared / "data" / "composite" / "clips.csv").clips)
+    for plugin, model, layers, extra in (
+        ("whisper", "whisper-tiny-en", "2", {}),
+        ("hf-text", "all-minilm-l6-v2", "last", {}),
+        ("face-expression", "face-expression", None, {"face": "center"}),
+    ):
+        options = Options(model=str(shared / "models" / model), layers=layers, device="cpu", extra=extra)
+        extract(store, plan(store, Request(plugin=plugin, options=options, levels=("utt", "frame"))))
+
+
+@pytest.fixture
+def composite_store(composite_folder: Path, tmp_path: Path) -> Store:
+    """Return a copy of the composite store of a test's own."""
+    return Store.open(shutil.copytree(composite_folder, tmp_path / "composite"))
+
+
+@pytest.fixture(scope="session")
+def composite_labels(shared: Path) -> dict[str, str]:
+    """Return key -> emotion of all 457 clips of the composite, those of `unlabeled` and `test` too."""
+    with (shared / "data" / "composite" / "labels.csv").open(encoding="utf-8", newline="") as file:
+        return {row["key"]: row["emotion"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """Run an S3 server process on loopback for the session; return its URL. It has the bucket `stores`."""
+    """Run an S3 server process on loopback for the session; return its URL.
+
+    It has the bucket `stores`, and the bucket `careless`, for which it ignores the conditions of puts.
+    """
     script = Path(__file__).with_name("s3_server.py")
     server = subprocess.Popen(
         [sys.executable, "-W", "ignore", str(script)],
@@ -32,7 +89,8 @@ def s3_endpoint() -> Iterator[str]:
     )
     with server:
         url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-        urllib.request.urlopen(urllib.request.Request(f"{url}/stores", method="PUT")).close()
+        for bucket in ("stores", "careless"):
+            urllib.request.urlopen(urllib.request.Request(f"{url}/{bucket}", method="PUT")).close()
         yield url
         server.stdin.close()
         server.wait(10)

@@ -26,6 +26,8 @@ def main() -> None:
     app = DomainDispatcherApplication(create_backend_app)
 
     def atomic(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"].startswith("/careless/"):  # a server that does not know conditional puts
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         if "HTTP_IF_NONE_MATCH" not in environ:
             return app(environ, start_response)
         with lock:

@@ -50,7 +50,8 @@ class Store:
         Raises:
             NameTaken: There is a store already.
             UnknownName: No such backend.
-            StoreError: The folder holds something else, or cannot be written.
+            StoreError: The folder holds something else or cannot be written, or the S3 server cannot create
+                files atomically.
         """
         if backend not in BACKENDS:
             raise UnknownName("backend", backend, BACKENDS)
@@ -62,6 +63,7 @@ class Store:
             storage.create(HEADER, canonical_json(header) + b"\n")
         except FileExistsError as error:
             raise _taken(storage) from error
+        _check_conditional(storage)
         return cls(storage, header, None)
 
     @classmethod
@@ -199,6 +201,21 @@ def _check_empty(storage: Storage) -> None:
         raise StoreError(f"{storage.url} is a file", "name a new or empty folder")
     if storage.folder.is_dir() and any(child.name != STAGING for child in storage.folder.iterdir()):
         raise StoreError(f"the folder {storage.url} is not empty and no store", "name a new or empty folder")
+
+
+def _check_conditional(storage: Storage) -> None:
+    """Refuse a server that lets a second create of one name succeed: commits would overwrite each other."""
+    if isinstance(storage, LocalStorage):
+        return
+    try:
+        storage.create(HEADER, b"")
+    except FileExistsError:
+        return
+    storage.delete([HEADER])
+    raise StoreError(
+        f"the server of {storage.url} ignores conditional puts (If-None-Match: *), which commits need",
+        "use a server that honours them, or a local folder",
+    )
 
 
 def _taken(storage: Storage) -> NameTaken:

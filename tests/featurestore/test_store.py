@@ -128,6 +128,15 @@ def test_repr_shows_what_is_inside(tmp_path):
     assert repr(store).splitlines()[1:] == ["  runs      agt-1", "  adapters  lora"]
 
 
+def test_a_server_without_conditional_puts_is_refused(s3_url):
+    """A server on which commits could overwrite each other gets no store, and is told why."""
+    url = s3_url.replace("s3://stores/", "s3://careless/")
+    with pytest.raises(StoreError, match="conditional puts"):
+        Store.create(url)
+    with pytest.raises(NotAStore):
+        Store.open(url)
+
+
 def test_credentials_are_nowhere_in_a_store(s3_url):
     """No file of a store on S3 holds a credential."""
     store = Store.create(s3_url)
