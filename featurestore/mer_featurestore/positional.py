@@ -182,10 +182,18 @@ def _announce(fd: int, offset: int, length: int) -> None:
 def _finish(file: _Open, piece: Piece, done: int, buffer: memoryview) -> None:
     while done < piece.length:
         part = buffer[piece.target + done : piece.target + piece.length]
-        got = os.preadv(file.fd, [part], piece.offset + done)
+        got = _read_at(file.fd, part, piece.offset + done)
         if got == 0:
             raise _short(piece)
         done += got
+
+
+def _read_at(fd: int, part: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [part], offset)
+    data = os.pread(fd, len(part), offset)  # macOS
+    part[: len(data)] = data
+    return len(data)
 
 
 def _missing(name: str) -> Damaged:

@@ -4,7 +4,6 @@ A file is written whole, closed and never opened for writing again: HDF5 files t
 may not open any more.
 """
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_featurestore.backends.hdf5_files import DistantFile, Sink
 from mer_featurestore.errors import Damaged
 from mer_featurestore.groups import Arrays, Backend, Blocks, Group, Layout, pieces_of, row_bytes
 
@@ -46,9 +46,8 @@ class Hdf5Backend(Backend):
 
         chosen = {name: self.check_codec(codec) for name, codec in (codecs or {}).items()}
         # v108 and later keep attributes of more than 64 KB; large arrays begin on a page.
-        with h5py.File(
-            path, "w", libver=("v108", "v110"), alignment_threshold=PAGE, alignment_interval=PAGE
-        ) as file:
+        settings = {"libver": ("v108", "v110"), "alignment_threshold": PAGE, "alignment_interval": PAGE}
+        with Sink(path) as sink, h5py.File(sink, "w", **settings) as file:
             for name, value in attrs.items():
                 file.attrs[name] = json.dumps(value, ensure_ascii=False, allow_nan=False)
             for name, array in arrays.items():
@@ -146,7 +145,7 @@ class Hdf5Group(Group):
         try:
             local = self.storage.local
             # Locking fails on some network mounts and guards nothing here: nobody writes.
-            source = str(local / self.path) if local else _RemoteFile(self.storage, self.path, self._size)
+            source = str(local / self.path) if local else DistantFile(self.storage, self.path, self._size)
             with h5py.File(source, "r", locking=False if local else None) as file:
                 yield file
         except FileNotFoundError as error:
@@ -155,58 +154,6 @@ class Hdf5Group(Group):
             raise Damaged(
                 f"{self.path} is truncated or damaged: {error}", "`mer-fs verify` lists what is broken"
             ) from error
-
-
-class _RemoteFile(io.RawIOBase):
-    """A file of a storage for h5py, read in aligned blocks that are kept."""
-
-    BLOCK = 1 << 20
-
-    def __init__(self, storage: "Storage", name: str, size: int) -> None:
-        super().__init__()
-        self._storage, self._name, self._size = storage, name, size
-        self._position = 0
-        self._blocks: dict[int, bytes] = {}
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a byte."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Return the byte that is read next."""
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the file goes."""
-        target = memoryview(buffer).cast("B")
-        want = max(0, min(len(target), self._size - self._position))
-        done = 0
-        while done < want:
-            number, skip = divmod(self._position + done, self.BLOCK)
-            part = self._block(number)[skip : skip + want - done]
-            if not part:
-                break
-            target[done : done + len(part)] = part
-            done += len(part)
-        self._position += done
-        return done
-
-    def _block(self, number: int) -> bytes:
-        if number not in self._blocks:
-            if len(self._blocks) >= 64:
-                self._blocks.clear()
-            self._blocks[number] = self._storage.read(self._name, number * self.BLOCK, self.BLOCK)
-        return self._blocks[number]
 
 
 def _write_array(file: "h5py.File", name: str, array: "NDArray[Any] | Blocks", codec: str | None) -> None:
