@@ -77,16 +77,20 @@ class Journal:
         """Yield commits, newest first (from `upto` when given)."""
         head = self.head() if upto is None else upto
         last = 0 if limit is None else max(0, head - limit)
-        for number in range(head, last, -1):
-            yield self.read(number)
+        for stop in range(head, last, -EVERY):
+            yield from reversed(self.read(max(stop - EVERY, last) + 1, stop))
 
-    def read(self, number: int) -> Commit:
-        """Return one commit; Damaged when its file is missing or not what was written."""
-        name = commit_name(number)
+    def read(self, first: int, last: int) -> list[Commit]:
+        """Return the commits `first` to `last`; Damaged when a file is missing or not what was written."""
+        numbers = range(first, last + 1)
         try:
-            return _parse(self.storage.read(name), number)
+            datas = self.storage.read_many([commit_name(number) for number in numbers])
         except FileNotFoundError as error:
-            raise Damaged(f"{name} is missing", RESTORE) from error
+            missing = next(
+                (n for n in map(commit_name, numbers) if not self.storage.exists(n)), commit_name(last)
+            )
+            raise Damaged(f"{missing} is missing", RESTORE) from error
+        return [_parse(data, number) for data, number in zip(datas, numbers, strict=True)]
 
     def commit(
         self, build: Callable[[Snapshot], Change], *, command: str = "", message: str = ""
@@ -121,7 +125,7 @@ class Journal:
             self.storage.create(name, commit.to_bytes())
         except FileExistsError:
             # A client that repeats a request whose answer was lost meets its own file.
-            return self.read(commit.number).id == commit.id
+            return self.read(commit.number, commit.number)[0].id == commit.id
         return True
 
     def _advance(self, before: Snapshot, commit: Commit) -> Snapshot:
@@ -164,9 +168,8 @@ class Journal:
         missing = sorted(set(numbers) - set(listed))
         if missing:
             raise Damaged(f"{commit_name(missing[0])} is missing", RESTORE)
-        datas = self.storage.read_many([commit_name(n) for n in numbers])
         self._checkpoint_overdue = at is None and len(numbers) >= 2 * EVERY
-        return start.advanced(_parse(data, n) for data, n in zip(datas, numbers, strict=True))
+        return start.advanced(self.read(start.number + 1, last))
 
     def _load_checkpoint(self, at: int | None) -> Snapshot:
         """Return the state of the newest usable checkpoint; a damaged one only costs time."""

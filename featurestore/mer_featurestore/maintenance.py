@@ -1,12 +1,12 @@
 """Keeping a store in order: sweep what no commit names, remove what nobody needs, check everything."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mer_featurestore.commits import KINDS, Change, Entry
+from mer_featurestore.commits import KINDS, Change, Commit, Entry
 from mer_featurestore.errors import BadInput, StoreError
 from mer_featurestore.journal import Journal
 from mer_featurestore.lineage import dependents, find
@@ -113,11 +113,12 @@ def gc(
     cutoff = time.time() - grace if grace else float("inf")
     changed = _changed(store)  # looked at before the journal: what is committed meanwhile is seen there
     store.refresh()
-    oldest = _oldest_kept(store, keep, cutoff)
-    named = _named(store.journal, oldest)
-    gave_up = oldest > store.snapshot.oldest and named != _named(store.journal, store.snapshot.oldest)
-    oldest = oldest if gave_up else store.snapshot.oldest
-    named_now = _named(store.journal, store.snapshot.oldest)
+    readable = store.snapshot.oldest
+    commits = store.journal.read(readable + 1, store.commit)
+    named_now = _named(store.journal, readable, commits)
+    oldest = readable if keep is None else _oldest_kept(readable, commits, keep, cutoff)
+    named = _named(store.journal, oldest, commits)
+    gave_up = named != named_now
     doomed = [n for n, changed_at in changed.items() if _sweepable(n, changed_at, cutoff, named, named_now)]
     sizes = _sizes(store, doomed)
     if not dry_run:
@@ -125,7 +126,7 @@ def gc(
             store.write(lambda now: _give_up(now, oldest), command=command, message=message)
         store.storage.delete(doomed)
         store.storage.tidy(STAGING, cutoff)
-    return GcReport(sizes, oldest, gave_up, dry_run)
+    return GcReport(sizes, oldest if gave_up else readable, gave_up, dry_run)
 
 
 def remove(
@@ -213,25 +214,18 @@ def _sizes(store: "Store", names: Iterable[str]) -> dict[str, int]:
     return {name: size for name, size in listed.items() if name in doomed}
 
 
-def _oldest_kept(store: "Store", keep: int | None, cutoff: float) -> int:
+def _oldest_kept(readable: int, commits: Sequence[Commit], keep: int, cutoff: float) -> int:
     """Return the oldest snapshot to keep: among the newest `keep`, or superseded only lately."""
-    snapshot = store.snapshot
-    if keep is None:
-        return snapshot.oldest
-    for number in range(max(snapshot.number - keep + 1, 0), snapshot.oldest, -1):
-        made = datetime.fromisoformat(store.journal.read(number).time).astimezone(UTC).timestamp()
-        if made <= cutoff:  # it has superseded the one before it for long enough
-            return number
-    return snapshot.oldest
+    for commit in reversed(commits[: max(len(commits) - keep + 1, 0)]):
+        if datetime.fromisoformat(commit.time).timestamp() <= cutoff:
+            return commit.number  # it has superseded the one before it for long enough
+    return readable
 
 
-def _named(journal: Journal, oldest: int) -> set[str]:
+def _named(journal: Journal, oldest: int, commits: Sequence[Commit]) -> set[str]:
     """Return the paths of all entries that any snapshot from `oldest` on has."""
-    newest = journal.snapshot()
     paths = {placed.entry.path for placed in journal.snapshot(oldest).all()}
-    for number in range(oldest + 1, newest.number + 1):
-        paths.update(entry.path for entry in journal.read(number).add)
-    return paths
+    return paths.union(e.path for commit in commits if commit.number > oldest for e in commit.add)
 
 
 def _sweepable(name: str, changed: float, cutoff: float, named: set[str], named_now: set[str]) -> bool:
