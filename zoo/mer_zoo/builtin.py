@@ -1,6 +1,8 @@
-"""The zoo's own models, offered through the public hook. Listing them imports no torch."""
+"""The zoo's own models, votes and selections, offered through the public hooks; torch is not imported."""
 
 from mer_plugins.hookspecs import hookimpl
+from mer_zoo import selections, votes
+from mer_zoo.ballots import Select, Vote
 from mer_zoo.contract import ModelCard
 from mer_zoo.models.cards import BASELINES, DROPOUTS, RATES, WIDTHS, lazy
 
@@ -14,7 +16,7 @@ MODELS = (
             "guide": "audio",
             "cbt": True,
             "amf": True,
-            "hidden": 128,
+            "hidden": 64,
             "layers": 1,
             "heads": 4,
             "dropout": 0.3,
@@ -46,3 +48,15 @@ MODELS = (
 def mer_models() -> tuple[ModelCard, ...]:
     """Offer the built-in models."""
     return (*MODELS, *BASELINES)
+
+
+@hookimpl
+def mer_votes() -> tuple[Vote, ...]:
+    """Offer the built-in ways of voting."""
+    return votes.CARDS
+
+
+@hookimpl
+def mer_selections() -> tuple[Select, ...]:
+    """Offer the built-in ways of selecting."""
+    return selections.CARDS

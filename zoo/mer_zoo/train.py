@@ -17,6 +17,7 @@ from mer_zoo.contract import ModelCard
 from mer_zoo.data import Features, load_features
 from mer_zoo.devices import find_device
 from mer_zoo.errors import ZooError
+from mer_zoo.fit import fit
 from mer_zoo.folds import make_folds
 from mer_zoo.metrics import Scores, mean_std, score
 from mer_zoo.prepared import mean_probs
@@ -24,7 +25,7 @@ from mer_zoo.registry import build_model, complete_params, find_model
 from mer_zoo.runs import MEAN_OF_FOLDS, OUT_OF_FOLD, Predictions, RunConfig, rebuild, run_facts, run_files
 from mer_zoo.settings import Settings
 from mer_zoo.spaces import Inputs, choose
-from mer_zoo.training import Fitted, Member, ProgressCallback, Targets, Task, fit
+from mer_zoo.training import Fitted, Member, ProgressCallback, Targets, Task
 from mer_zoo.trainset import TrainSet, default_layer, train_set
 
 if TYPE_CHECKING:

@@ -1,12 +1,12 @@
-"""Training: what a member is, what it learns from, when it stops; and `fit`, the one way to train members.
+"""Training: what a member is, what it learns from, its loss, and when it stops.
 
-A *member* is one model to train: one fold of one seed of one setting. `fit` takes them all at once.
+A *member* is one model to train: one fold of one seed of one setting. `mer_zoo.fit` trains them, in a loop or
+as one stacked computation; what is here is the same for both.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from mer_zoo.contract import Output
 from mer_zoo.data import Features
 from mer_zoo.errors import ZooError
 from mer_zoo.metrics import weighted_f1
-from mer_zoo.prepared import Prepared, fit_statistics, logits_of
+from mer_zoo.prepared import Prepared, fit_statistics
 from mer_zoo.settings import Settings
 
 
@@ -149,28 +149,6 @@ class Fitted:
         return len(self.history) >= settings.epochs or self.waited >= settings.patience
 
 
-def fit(
-    task: Task,
-    members: Sequence[Member],
-    *,
-    device: torch.device | str = "cpu",
-    progress: ProgressCallback | None = None,
-) -> list[Fitted]:
-    """Train members; the result depends on each member's own seed and settings only.
-
-    Args:
-        task: What they are trained on.
-        members: All of them.
-        device: Where to train.
-        progress: Called after each epoch.
-
-    Raises:
-        Diverged: A loss became infinite or NaN.
-    """
-    placed, track = task.to(device), Tracker(members, progress)
-    return [_fit_one(placed, member, partial(track, i)) for i, member in enumerate(members)]
-
-
 class Tracker:
     """Counts epochs over all members and tells the callback.
 
@@ -190,50 +168,6 @@ class Tracker:
         if self.progress is not None:
             waf = fitted.history[-1]["waf"]
             self.progress(Progress(member, len(fitted.history), waf, sum(self.done), sum(self.most)))
-
-
-def _fit_one(task: Task, member: Member, track: Callable[[Fitted, bool], None]) -> Fitted:
-    device, settings = task.targets.probs.device, member.settings
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(member.seed)
-        module = task.module(member)
-        order = torch.Generator().manual_seed(member.seed)
-        target, weight = loss_targets(task.targets, member)
-        optimizer = torch.optim.Adam(
-            module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-        fitted, valid = Fitted(), member.valid.to(device)
-        while not fitted.is_finished(settings):
-            epoch = len(fitted.history) + 1
-            loss = _train_epoch(task, module, optimizer, member, order, (target, weight))
-            check_finite(loss, member, epoch)
-            logits = logits_of(module, task.features, valid)
-            if fitted.note(epoch, loss, *validate(logits, task.targets.probs[valid])):
-                fitted.state = {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
-                fitted.logits = logits.cpu()
-            track(fitted, fitted.is_finished(settings))
-    return fitted
-
-
-def _train_epoch(
-    task: Task,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    member: Member,
-    order: torch.Generator,
-    targets: tuple[Tensor, Tensor],
-) -> float:
-    module.train()
-    target, weight = targets
-    total = torch.zeros((), device=weight.device)
-    index, real = epoch_batches(member.train, member.settings.batch_size, order)
-    for at, counts in zip(index.to(weight.device), real.to(weight.device), strict=True):
-        loss = loss_of(module(task.features.batch(at)), target[at], weight[at] * counts)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-        optimizer.step()
-        total += loss.detach()
-    return float(total) / len(index)
 
 
 def epoch_batches(train: Tensor, batch_size: int, order: torch.Generator) -> tuple[Tensor, Tensor]:

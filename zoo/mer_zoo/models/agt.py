@@ -116,7 +116,7 @@ class AGT(nn.Module):
         guide: str = "audio",
         cbt: bool = True,
         amf: bool = True,
-        hidden: int = 128,
+        hidden: int = 64,
         layers: int = 1,
         heads: int = 4,
         dropout: float = 0.3,

@@ -68,30 +68,39 @@ class Dropout(nn.Module):
     On a CPU that is many times faster than `torch.nn.Dropout`, which draws one Bernoulli variable per element
     and takes longer than the layer behind it on wide inputs. The rate is kept to 1/65536.
 
-    The rate and the noise are buffers, not stored with the weights, so that members trained as one stack can
-    have rates of their own, and noise drawn by the member's own generator.
+    Members trained as one stack draw their noise outside of the model, each by its own generator and rate,
+    and put what comes of it into the buffer `multiplier`, which is not stored with the weights.
 
     Args:
         rate: Share of elements set to zero while training, 0 ≤ rate < 1.
     """
 
-    threshold: Tensor
-    noise: Tensor
+    multiplier: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = float(rate)
-        threshold = _LOWEST + round(self.rate * 2**16)
-        self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.int32), persistent=False)
-        self.register_buffer("noise", torch.empty(0, dtype=torch.int16), persistent=False)
+        self.register_buffer("multiplier", torch.empty(0), persistent=False)
+
+    @property
+    def threshold(self) -> int:
+        """Noise below this drops an element."""
+        return _LOWEST + round(self.rate * 2**16)
+
+    @property
+    def scale(self) -> float:
+        """What a kept element is multiplied with."""
+        return 2.0**16 / (2**15 - self.threshold)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` with elements dropped and the rest scaled up, or `x` itself when not training."""
-        if not self.training or (self.rate == 0 and not self.noise.numel()):
+        if not self.training:
             return x
-        noise = self.noise if self.noise.numel() else draw_noise(x.shape, x.device)
-        keep = 2.0**16 / (2**15 - self.threshold.to(x.dtype))
-        return x * torch.where(noise >= self.threshold, keep, 0.0)
+        if self.multiplier.numel():
+            return x * self.multiplier
+        if self.rate == 0:
+            return x
+        return x * torch.where(draw_noise(x.shape, x.device) >= self.threshold, self.scale, 0.0)
 
     def extra_repr(self) -> str:
         """Show the rate."""

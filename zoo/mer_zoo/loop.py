@@ -1,0 +1,72 @@
+"""Training members one by one: the plain reference, and the way for models that cannot be stacked."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mer_zoo.prepared import logits_of
+from mer_zoo.training import (
+    Fitted,
+    Member,
+    Task,
+    check_finite,
+    epoch_batches,
+    loss_of,
+    loss_targets,
+    validate,
+)
+
+
+def fit_one(task: Task, member: Member, track: Callable[[Fitted, bool], None]) -> Fitted:
+    """Train one member.
+
+    Args:
+        task: What it is trained on, already on the device.
+        member: The member.
+        track: Told after each epoch, with whether it was the last.
+
+    Raises:
+        Diverged: Its loss became infinite or NaN.
+    """
+    device, settings = task.targets.probs.device, member.settings
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(member.seed)
+        module = task.module(member)
+        order = torch.Generator().manual_seed(member.seed)
+        target, weight = loss_targets(task.targets, member)
+        optimizer = torch.optim.Adam(
+            module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        fitted, valid = Fitted(), member.valid.to(device)
+        while not fitted.is_finished(settings):
+            epoch = len(fitted.history) + 1
+            loss = _train_epoch(task, module, optimizer, member, order, (target, weight))
+            check_finite(loss, member, epoch)
+            logits = logits_of(module, task.features, valid)
+            if fitted.note(epoch, loss, *validate(logits, task.targets.probs[valid])):
+                fitted.state = {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
+                fitted.logits = logits.cpu()
+            track(fitted, fitted.is_finished(settings))
+    return fitted
+
+
+def _train_epoch(
+    task: Task,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    member: Member,
+    order: torch.Generator,
+    targets: tuple[Tensor, Tensor],
+) -> float:
+    module.train()
+    target, weight = targets
+    total = torch.zeros((), device=weight.device)
+    index, real = epoch_batches(member.train, member.settings.batch_size, order)
+    for at, counts in zip(index.to(weight.device), real.to(weight.device), strict=True):
+        loss = loss_of(module(task.features.batch(at)), target[at], weight[at] * counts)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        optimizer.step()
+        total += loss.detach()
+    return float(total) / len(index)
