@@ -28,6 +28,7 @@ def contents(store: Store) -> dict[str, dict[str, np.ndarray]]:
     return {name: {key: space[key] for key in space.keys()} for name, space in store.features.items()}  # noqa: SIM118
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_kill_nine_at_random_moments(tmp_path, backend):
     """Killed 50 times at random moments: always a prefix of whole commits; the end is as without kills."""
@@ -49,6 +50,7 @@ def test_kill_nine_at_random_moments(tmp_path, backend):
     assert verify(store).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_eight_writers_at_once(any_url, backend):
     """Eight processes that write the same clips into the same spaces: each key once, none lost."""

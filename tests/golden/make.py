@@ -1,6 +1,7 @@
 """Makes the golden stores, one per backend: `python tests/golden/make.py FOLDER`.
 
-Run once for each format version. A release must open the stores of all releases before it, so those that are checked in are never made again.
+Run once for each format version. A release must open the stores of all releases before it, so those that are
+checked in are never made again.
 """
 
 import sys
