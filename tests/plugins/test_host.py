@@ -173,3 +173,10 @@ class TestThirdParty(ExtractorTests):
         cls.card = importlib.import_module("mer_good").CARD
         sys.path.remove(str(THIRD_PARTY / "good"))
         del sys.modules["mer_good"]
+
+
+def test_the_docs_show_the_plugin_that_is_tested() -> None:
+    """The tutorial's code is, letter by letter, the third party's file above."""
+    page = (THIRD_PARTY.parents[2] / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    code = page.split("```python\n", 1)[1].split("```", 1)[0]
+    assert code == (THIRD_PARTY / "good" / "mer_good.py").read_text(encoding="utf-8")
