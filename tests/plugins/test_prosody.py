@@ -5,8 +5,7 @@ import pytest
 
 from mer_featurestore import Clip
 from mer_plugins.audio.pitch import track_pitch
-from mer_plugins.audio.prosody import Prosody, functionals
-from mer_plugins.audio.spectrum import dct_matrix, decibels, deltas, frames_of, mel_filters, power_spectrum
+from mer_plugins.audio.prosody import Prosody, deltas, functionals
 from mer_plugins.contract import Options
 from mer_plugins.samples import voice, write_wav
 
@@ -72,33 +71,47 @@ def test_long_recordings_are_the_same_in_chunks() -> None:
     assert np.abs(found[4:-4] / 150 - 1).max() < 0.005
 
 
-def test_mel_filters_are_the_fields() -> None:
-    """The mel bank is the one transformers (and librosa) use: Slaney's scale and normalisation."""
-    from transformers.audio_utils import mel_filter_bank
-
-    theirs = mel_filter_bank(257, 40, 20, 8000, RATE, norm="slaney", mel_scale="slaney")
-    assert np.allclose(mel_filters(RATE, 512, 40, 20.0), theirs, atol=1e-7)
-
-
-def test_power_spectrum_is_the_fields() -> None:
-    """Framing, window and power are those of transformers' own spectrogram."""
-    from transformers.audio_utils import spectrogram, window_function
+def test_log_mel_contours_are_the_fields() -> None:
+    """Framing, window, power, mel bands and decibels are those of transformers' own spectrogram."""
+    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
     sound = voice(0.5)
     theirs = spectrogram(
-        sound, window_function(400, "hann"), 400, 160, fft_length=512, power=2.0, pad_mode="constant"
+        sound,
+        window_function(400, "hann"),
+        400,
+        160,
+        fft_length=512,
+        power=2.0,
+        pad_mode="constant",
+        mel_filters=mel_filter_bank(257, 40, 20, 8000, RATE, norm="slaney", mel_scale="slaney"),
     )
-    ours = power_spectrum(frames_of(sound, 400, 160), 512)
-    assert ours.shape == (51, 257)
-    assert np.allclose(ours[: theirs.shape[1]], theirs.T, rtol=1e-3, atol=1e-4)
+    rows = Prosody(Options(extra={"spectrum": "logmel", "deltas": "0"})).analyse(sound)
+    assert rows.shape == (51, 45)
+    assert np.allclose(10 ** (rows[: theirs.shape[1], 5:] / 10), theirs.T, rtol=1e-3, atol=1e-6)
 
 
 def test_cepstra() -> None:
-    """The DCT is scipy's orthonormal type II."""
+    """The cepstra are scipy's orthonormal DCT of the log-mel bands, without the first."""
     from scipy.fft import dct
 
-    bands = decibels(np.random.default_rng(0).random((7, 40), np.float32))
-    assert np.allclose(bands @ dct_matrix(40, 14), dct(bands, norm="ortho")[:, :14], atol=1e-3)
+    sound = voice(0.5)
+    bands = Prosody(Options(extra={"spectrum": "logmel", "deltas": "0"})).analyse(sound)[:, 5:]
+    cepstra = Prosody(Options(extra={"deltas": "0"})).analyse(sound)[:, 5:]
+    assert np.allclose(cepstra, dct(bands, norm="ortho")[:, 1:14], atol=1e-3)
+
+
+def test_centroid_and_flatness() -> None:
+    """A pure tone's centroid is its frequency; noise is flat, a tone is not, silence is neither."""
+    extractor = Prosody(Options(extra={"deltas": "0"}))
+    tone = np.sin(2 * np.pi * 1500 * np.arange(RATE) / RATE).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) / 10
+    assert np.allclose(extractor.analyse(tone)[5:-5, 3], 1.5, atol=0.01)
+    assert np.allclose(extractor.analyse(noise)[5:-5, 3].mean(), 4, atol=0.1)
+    assert extractor.analyse(tone)[5:-5, 4].max() < -30
+    assert extractor.analyse(noise)[5:-5, 4].min() > -6
+    silent = extractor.analyse(np.zeros(RATE, np.float32))
+    assert np.allclose(silent[:, 3:5], 0, atol=1e-4)
 
 
 def test_deltas() -> None:

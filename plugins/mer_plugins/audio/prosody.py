@@ -3,25 +3,19 @@
 Frames hold the contours, their deltas and delta-deltas. The utterance's row is, by default, a set of
 functionals in the spirit of eGeMAPS (Eyben et al. 2016): pitch over voiced frames only, timbre over the
 frames that are not silence, and how voicing is spread over time.
+
+Spectra, mel bands, cepstra, deltas, centroid, flatness are librosa's; F0 is from `mer_plugins.audio.pitch`.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.records import Clip
-from mer_plugins.audio.pitch import track_pitch
-from mer_plugins.audio.spectrum import (
-    Floats,
-    dct_matrix,
-    decibels,
-    deltas,
-    frames_of,
-    mel_filters,
-    power_spectrum,
-)
+from mer_plugins.audio.pitch import Floats, track_pitch
 from mer_plugins.contract import Extractor, ExtractorCard, Options
 from mer_plugins.errors import ClipError
 from mer_plugins.media import RATE, read_audio
@@ -70,6 +64,10 @@ class Prosody(Extractor[Floats]):
             "audio": {"rate": RATE, "hop": HOP, "window": WINDOW},
         }
 
+    def load(self) -> None:
+        """Import librosa's modules, which come when first used, before the worker threads ask for them."""
+        self.analyse(np.zeros(HOP, np.float32))
+
     def prepare(self, clip: Clip) -> Floats:
         """Decode and analyse: numpy lets go of the interpreter lock, so the worker threads share the work."""
         if clip.audio is None:
@@ -86,13 +84,18 @@ class Prosody(Extractor[Floats]):
 
     def analyse(self, sound: Floats) -> Floats:
         """Return `[1 + n // 160, D]` float32 rows of 16 kHz mono float32 `[n]`."""
-        power = power_spectrum(frames_of(sound, WINDOW, HOP), N_FFT)
+        import librosa
+
+        power = power_spectrum(sound)
         f0, voicing = track_pitch(sound, RATE, HOP, *map(float, self.f0))
         semitones = np.where(f0 > 0, 12 * np.log2(np.maximum(f0, 1) / F0_REFERENCE), 0)
-        mel = decibels(power @ mel_filters(RATE, N_FFT, BANDS, 20.0))
-        shape = mel @ dct_matrix(BANDS, 14)[:, 1:] if self.spectrum == "mfcc" else mel
-        source = (semitones, voicing, decibels(power.mean(axis=1)), _centroid(power), _flatness(power))
-        rows = [np.column_stack([*source, shape]).astype(np.float32)]
+        shape = decibels(mel_filters() @ power)
+        if self.spectrum == "mfcc":
+            shape = librosa.feature.mfcc(S=shape, n_mfcc=14)[1:]
+        centroid = librosa.feature.spectral_centroid(S=power, sr=RATE) / 1000
+        flatness = decibels(librosa.feature.spectral_flatness(S=power, power=1.0))
+        contours = np.vstack([semitones, voicing, decibels(power.mean(axis=0)), centroid, flatness, shape])
+        rows = [np.ascontiguousarray(contours.T, dtype=np.float32)]
         for _ in range(self.orders):
             rows.append(deltas(rows[-1]))
         return np.concatenate(rows, axis=1)
@@ -139,14 +142,36 @@ def _rhythm(voiced: NDArray[np.bool_], sounding: NDArray[np.bool_]) -> NDArray[n
     return np.array([voiced.mean(), 1 - sounding.mean(), rate, *spread])
 
 
-def _centroid(power: Floats) -> Floats:
-    kilohertz = np.linspace(0, RATE / 2000, power.shape[1], dtype=np.float32)
-    return np.asarray((power @ kilohertz) / np.maximum(power.sum(axis=1), 1e-10), dtype=np.float32)
+def power_spectrum(sound: Floats) -> Floats:
+    """Return the power `[257, 1 + n // 160]` of 25 ms Hann windows; frame t is centred on sample t * 160."""
+    import librosa
+
+    # Padded here, since librosa warns of clips shorter than its window when it pads.
+    padded = np.pad(sound, N_FFT // 2)
+    spectrum = librosa.stft(padded, n_fft=N_FFT, hop_length=HOP, win_length=WINDOW, center=False)
+    return np.asarray(spectrum.real**2 + spectrum.imag**2, dtype=np.float32)
 
 
-def _flatness(power: Floats) -> Floats:
-    floor = np.maximum(power, 1e-10)
-    return np.asarray(decibels(floor).mean(axis=1) - decibels(floor.mean(axis=1)), dtype=np.float32)
+@cache
+def mel_filters() -> Floats:
+    """Return 40 triangles `[40, 257]` from 20 Hz on Slaney's scale, each of unit area."""
+    import librosa
+
+    return np.asarray(librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=BANDS, fmin=20.0), dtype=np.float32)
+
+
+def decibels(power: Floats) -> Floats:
+    """Return `10 log10(power)`, not below -100 dB."""
+    import librosa
+
+    return np.asarray(librosa.power_to_db(power, amin=1e-10, top_db=None), dtype=np.float32)
+
+
+def deltas(contours: Floats) -> Floats:
+    """Return the slope per frame of `[T, D]`, by regression over ±2 frames, edges repeated (as HTK)."""
+    import librosa
+
+    return np.asarray(librosa.feature.delta(contours, width=5, axis=0, mode="nearest"), dtype=np.float32)
 
 
 CARDS = (
@@ -156,6 +181,8 @@ CARDS = (
         levels=("utt", "frame"),
         summary="pitch, voicing, energy and MFCC contours every 10 ms; no weights",
         build=Prosody,
+        requires=("librosa",),
+        install="pip install 'mer-fs[audio]'",
         options=OPTIONS,
     ),
 )

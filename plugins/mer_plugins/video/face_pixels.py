@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.records import Clip
-from mer_plugins.audio.spectrum import dct_matrix
 from mer_plugins.contract import Extractor, ExtractorCard, Options
 from mer_plugins.errors import ClipError
 from mer_plugins.media import iter_frames
@@ -77,10 +76,12 @@ class FacePixels(Extractor[NDArray[np.float32]]):
 
 def _low_frequencies(grey: Image) -> NDArray[np.float32]:
     """Return the DCT's low corner of the standardised picture, without the constant, `[143]`."""
+    import cv2
+
     pixels = grey.astype(np.float32)
     pixels = (pixels - pixels.mean()) / max(float(pixels.std()), 1.0)
-    basis = dct_matrix(SIZE, DCT)
-    return np.asarray((basis.T @ pixels @ basis).ravel()[1:] / (SIZE / 4), dtype=np.float32)
+    corner = cv2.dct(pixels)[:DCT, :DCT]
+    return np.asarray(corner.ravel()[1:] / (SIZE / 4), dtype=np.float32)
 
 
 def _hog(grey: Image) -> NDArray[np.float32]:
