@@ -11,8 +11,16 @@ COMMANDS = {
     "show": ("mer_cli.commands.show:show", "Show one run: configuration, scores, folds."),
     "predict": ("mer_cli.commands.predict:predict", "Predict any split with a run."),
     "evaluate": ("mer_cli.commands.evaluate:evaluate", "Score a run on a labelled split."),
+    "compare": ("mer_cli.commands.compare:compare", "Say whether one run is better than another."),
+    "calibrate": (
+        "mer_cli.commands.calibrate:calibrate",
+        "Say how far a run's probabilities can be trusted.",
+    ),
+    "priors": ("mer_cli.commands.priors:priors", "Estimate the class shares of a split."),
+    "strategies": ("mer_cli.commands.strategies:strategies", "List the ways of voting and selecting."),
     "pseudo-label": ("mer_cli.commands.pseudo_label:pseudo_label", "Publish a round of pseudo-labels."),
     "report": ("mer_cli.commands.report:report", "Write an HTML report with figures."),
+    "rm": ("mer_cli.commands.zoo_rm:rm", "Remove a run and its evaluations."),
 }
 
 

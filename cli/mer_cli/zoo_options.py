@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+SCORES = {"waf": "WAF", "uar": "UAR", "accuracy": "accuracy", "macro_f1": "macro-F1"}
+
 device_option = click.option(
     "--device",
     default="auto",
@@ -21,12 +23,25 @@ device_option = click.option(
 )
 
 
-def print_scores(title: str, scores: "Scores") -> None:
-    """Print the scalar scores, then the classes."""
-    click.echo(
-        f"{title}: WAF {scores.waf:.4f}  accuracy {scores.accuracy:.4f}  UAR {scores.uar:.4f}  "
-        f"macro-F1 {scores.macro_f1:.4f}  ECE {scores.ece:.4f}  ({scores.n} clips)"
+def calibrate_option(default: str) -> Callable[[Command], Command]:
+    """Add `--calibrate`."""
+    return click.option(
+        "--calibrate",
+        type=click.Choice(["none", "temperature", "bcts", "vector"]),
+        default=default,
+        show_default=True,
+        help="How probabilities are calibrated on out-of-fold predictions.",
     )
+
+
+def print_scores(title: str, scores: "Scores") -> None:
+    """Print the scalar scores with their 95 % intervals, then the classes."""
+    intervals = scores.intervals
+    told = [
+        f"{shown_as} {getattr(scores, name):.4f} [{intervals[name].low:.4f}, {intervals[name].high:.4f}]"
+        for name, shown_as in SCORES.items()
+    ]
+    click.echo(f"{title}: {'  '.join(told)}  ECE {scores.ece:.4f}  ({scores.n} clips; [95 % intervals])")
     rows = [
         (name, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", c.support)
         for name, c in scores.per_class.items()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mer_featurestore import Clip, LabelLayer, Store
-from mer_featurestore.errors import BadInput, FingerprintMismatch, NameTaken, UnknownName
+from mer_featurestore.errors import BadInput, FingerprintMismatch, NameTaken, StoreError, UnknownName
 from mer_zoo.errors import ZooError
 from mer_zoo.evaluate import evaluate
 from mer_zoo.predict import predict, write_csv
@@ -58,6 +58,13 @@ def test_no_speaker_is_on_both_sides(trained: Store) -> None:
     folds = find_run(trained, "fused").config.folds
     for speaker in {trained.clips[key].speaker for key in folds}:
         assert len({fold for key, fold in folds.items() if trained.clips[key].speaker == speaker}) == 1
+
+
+def test_folds_do_not_depend_on_features(trained: Store) -> None:
+    """A run on fewer modalities has the folds of the others, for the clips it has features of."""
+    fused, heard = (find_run(trained, name).config.folds for name in ("fused", "heard"))
+    assert set(heard) < set(fused)
+    assert heard == {key: fused[key] for key in heard}
 
 
 def test_it_learned(trained: Store) -> None:
@@ -190,7 +197,7 @@ def test_pseudo_labelled_clips_train_in_every_fold_and_are_never_validated(store
 
 def test_members_learn_from_pseudo_labels_as_told(store: Store) -> None:
     """Hard labels by default; probabilities and confidence weights on request."""
-    from mer_zoo.train import _targets
+    from mer_zoo.planning import targets_of
     from mer_zoo.trainset import train_set
 
     pseudo_layer(store, {"unlabeled-00": "sad"})
@@ -198,7 +205,7 @@ def test_members_learn_from_pseudo_labels_as_told(store: Store) -> None:
     at = chosen.keys.index("unlabeled-00")
 
     def targets(*, soft: bool, weights: bool) -> tuple[list[float], float]:
-        made = _targets(chosen, soft_labels=soft, confidence_weights=weights)
+        made = targets_of(chosen, soft_labels=soft, confidence_weights=weights)
         return made.probs[at].tolist(), float(made.weight[at])
 
     assert targets(soft=False, weights=False) == ([0, 0, 1], 1.0)
@@ -209,7 +216,7 @@ def test_test_labels_are_not_read_by_training(store: Store, tmp_path: Path, toy:
     """Other labels of test clips change nothing about a run."""
     other = toy(tmp_path / "other")
     gold = other.labels["gold"]
-    shuffled = {k: (gold[k] if k.startswith("train") else "angry") for k in gold.keys if k != "none"}
+    shuffled = {k: ("angry" if k.startswith("test") else gold[k]) for k in gold.keys}
     other.labels.add(LabelLayer.human("wrong", gold.classes, shuffled))
     settings = Settings(epochs=2)
     train(store, "mlp", folds=2, params=SMALL, settings=settings, labels="gold", name="a")
@@ -245,6 +252,12 @@ def test_a_name_is_given_once(trained: Store) -> None:
     """A run of that name is not overwritten."""
     with pytest.raises(NameTaken):
         train(trained, "mlp", name="fused")
+
+
+def test_the_past_cannot_be_written(store: Store) -> None:
+    """A store opened at an old commit refuses to train before it trains."""
+    with pytest.raises(StoreError, match="which is past"):
+        train(Store.open(store.url, at=store.commit), "mlp")
 
 
 def test_labels_without_features(store: Store) -> None:

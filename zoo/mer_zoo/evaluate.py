@@ -1,22 +1,17 @@
 """Scoring a run against labels: the only place where the labels of a test split are read."""
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mer_featurestore.errors import BadInput
-from mer_zoo.errors import ZooError
+from mer_zoo.guards import copies_in_training
 from mer_zoo.metrics import Scores, score
 from mer_zoo.predict import predict
-from mer_zoo.runs import EVALUATION, Run, find_run
-from mer_zoo.trainset import HUMAN, check_split, default_layer
+from mer_zoo.runs import EVALUATION, Run, dump, find_run
+from mer_zoo.trainset import default_layer
+from mer_zoo.truth import class_indices, human_labels
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
-    from mer_featurestore.labels import Resolved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +24,7 @@ class Evaluation(Scores):
         labels: The label layer; only its human labels count.
         record: Name of the record in the store.
         missing: Labelled clips of the split that have none of the run's features, and were not scored.
+        notices: What a person should know, such as copies of training clips among them.
     """
 
     run: str
@@ -36,6 +32,7 @@ class Evaluation(Scores):
     labels: str
     record: str = ""
     missing: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -66,43 +63,23 @@ def evaluate(
         ZooError: No clip of the split has a human label, or none has features.
     """
     run = find_run(store, run) if isinstance(run, str) else run
-    check_split(store, split)
-    resolved = store.labels.resolve(labels or default_layer(store))
-    truth = _truth(store, run, split, resolved)
+    layer = labels or default_layer(store)
+    truth = human_labels(store, layer, split)
+    class_indices(truth, list(truth), run.config.classes, run.name)
     predicted = predict(store, run, keys=list(truth), device=device)
-    label = np.array([truth[key] for key in predicted.keys], np.int64)
+    label = class_indices(truth, predicted.keys, predicted.classes, run.name)
     scores = score(label, predicted.probs, predicted.classes)
-    record = _record(store, run, split, resolved.name, scores, predicted.missing, command)
+    record = _record(store, run, split, layer, scores, predicted.missing, command)
     kept = {name: getattr(scores, name) for name in Scores.__dataclass_fields__}
     return Evaluation(
-        **kept, run=run.name, split=split, labels=resolved.name, record=record, missing=predicted.missing
+        **kept,
+        run=run.name,
+        split=split,
+        labels=layer,
+        record=record,
+        missing=predicted.missing,
+        notices=tuple(copies_in_training(store, run, predicted.keys)),
     )
-
-
-def _truth(store: "Store", run: Run, split: str, resolved: "Resolved") -> dict[str, int]:
-    """Return key -> class index of the run, of the split's human-labelled clips."""
-    split_keys = {clip.key for clip in store.clips.select(split=split)}
-    to_run = _class_map(run, resolved.classes)
-    truth = {}
-    for key, label, source in zip(resolved.keys, resolved.label, resolved.source, strict=True):
-        if source == HUMAN and key in split_keys:
-            truth[key] = int(to_run[label])
-            if truth[key] < 0:
-                raise BadInput(
-                    f"clip {key!r} is labelled {resolved.classes[label]!r}, a class {run.name} does not know",
-                    "it knows: " + ", ".join(run.config.classes),
-                )
-    if not truth:
-        raise ZooError(
-            f"no clip of split {split!r} has a human label in {resolved.name!r}",
-            "choose another --split or --labels, or import labels: mer-fs labels import",
-        )
-    return truth
-
-
-def _class_map(run: Run, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    place = {name: i for i, name in enumerate(run.config.classes)}
-    return np.array([place.get(name, -1) for name in classes], np.int64)
 
 
 def _record(
@@ -118,7 +95,7 @@ def _record(
     document = {**facts, "scores": scores.to_json(), "missing": list(missing)}
     bundle = store.runs.add_numbered(
         f"{run.name}.{split}" if split.isascii() and split.isalnum() else f"{run.name}.split",
-        {"scores.json": json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n"},
+        {"scores.json": dump(document)},
         parents=(f"runs/{run.name}", f"labels/{labels}"),
         attrs={**facts, "n": scores.n, "waf": scores.waf, "uar": scores.uar, "accuracy": scores.accuracy},
         command=command,

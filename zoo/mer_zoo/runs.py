@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 OUT_OF_FOLD, MEAN_OF_FOLDS = 0, 1
-RUN, EVALUATION = "run", "evaluation"
+RUN, EVALUATION, COMPARISON, SEARCH, SEARCH_PART = "run", "evaluation", "comparison", "search", "search-part"
 _PACKAGES = ("mer-fs", "torch", "numpy", "scikit-learn", "safetensors")
 
 
@@ -262,16 +262,26 @@ def find_run(store: "Store", name: str) -> Run:
 
     Raises:
         UnknownName: There is no such run.
-        ZooError: It is an evaluation of a run.
+        ZooError: It is a record of another kind, such as an evaluation of a run.
     """
     if name not in store.runs:
         raise UnknownName("run", name, list_runs(store))
     bundle = store.runs[name]
     if bundle.attrs.get("type") != RUN:
-        raise ZooError(
-            f"{name!r} is an evaluation of a run", f"name the run itself: {bundle.attrs.get('run', '')}"
-        )
+        raise ZooError(*_what(bundle))
     return Run(bundle)
+
+
+def _what(bundle: "Bundle") -> tuple[str, str]:
+    """Say what a bundle is that is no run, and which run to name instead."""
+    attrs = bundle.attrs
+    kind = str(attrs.get("type"))
+    runs = attrs.get("runs") or ([attrs["run"]] if attrs.get("run") else [])
+    what = {EVALUATION: "an evaluation of a run", COMPARISON: "a comparison of runs"}.get(kind, f"a {kind}")
+    return (
+        f"{bundle.name!r} is {what}",
+        f"name the run itself: {' or '.join(runs)}" if runs else "mer-zoo runs lists the runs",
+    )
 
 
 def list_runs(store: "Store") -> list[str]:
@@ -314,10 +324,10 @@ def run_files(
     from safetensors.torch import save as save_tensors
 
     files = {
-        "config.json": _json(config.to_json()),
-        "metrics.json": _json(metrics),
-        "history.json": _json(history),
-        "predictions.json": _json({"keys": list(predictions.keys)}),
+        "config.json": dump(config.to_json()),
+        "metrics.json": dump(metrics),
+        "history.json": dump(history),
+        "predictions.json": dump({"keys": list(predictions.keys)}),
         "predictions.safetensors": save_arrays({"probs": predictions.probs, "origin": predictions.origin}),
     }
     for fold, state in enumerate(states):
@@ -330,5 +340,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
 
 
-def _json(document: Any) -> bytes:
+def dump(document: Any) -> bytes:
+    """Return a JSON file as people can read it, UTF-8."""
     return json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n"

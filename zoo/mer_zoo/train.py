@@ -10,23 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mer_featurestore.errors import NameTaken
+from mer_featurestore.errors import NameTaken, StoreError
 from mer_featurestore.names import check_name
 from mer_featurestore.records import Level
 from mer_zoo.contract import ModelCard
-from mer_zoo.data import Features, load_features
-from mer_zoo.devices import find_device
-from mer_zoo.errors import ZooError
 from mer_zoo.fit import fit
-from mer_zoo.folds import make_folds
 from mer_zoo.metrics import Scores, mean_std, score
+from mer_zoo.planning import Plan, make_plan
 from mer_zoo.prepared import mean_probs
-from mer_zoo.registry import build_model, complete_params, find_model
 from mer_zoo.runs import MEAN_OF_FOLDS, OUT_OF_FOLD, Predictions, RunConfig, rebuild, run_facts, run_files
 from mer_zoo.settings import Settings
-from mer_zoo.spaces import Inputs, choose
-from mer_zoo.training import Fitted, Member, ProgressCallback, Targets, Task
-from mer_zoo.trainset import TrainSet, default_layer, train_set
+from mer_zoo.training import Fitted, ProgressCallback
+from mer_zoo.trainset import TrainSet
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -91,6 +86,7 @@ def train(
     soft_labels: bool = False,
     confidence_weights: bool = False,
     device: str = "auto",
+    strict: bool = False,
     name: str | None = None,
     progress: ProgressCallback | None = None,
     command: str = "",
@@ -119,6 +115,7 @@ def train(
         soft_labels: Whether pseudo-labels train as probabilities instead of classes.
         confidence_weights: Whether a pseudo-labelled clip counts by its confidence.
         device: torch device, or `auto`.
+        strict: Whether to refuse what would otherwise be noticed (see `mer_zoo.guards.leaks`).
         name: Of the run; None takes `<model>-N`.
         progress: Called after each epoch of each fold.
         command: For the journal.
@@ -127,79 +124,96 @@ def train(
     Raises:
         UnknownName: No such model, parameter, space, layer or split.
         ZooError: Nothing to train on, or settings that cannot be used.
+        Leak: With `strict`, validation clips reach training by a back door.
         Diverged: A loss became infinite or NaN.
         NameTaken: There is a run of that name.
     """
     began = time.monotonic()
-    card = find_model(card) if isinstance(card, str) else card
     _check_name(store, name)
-    inputs = choose(store, card, features, level=level, max_frames=max_frames)
-    chosen = train_set(store, labels or default_layer(store), split)
-    params = _params(card, inputs, chosen, params or {})
-    where = find_device(device)
-    chosen, data = _with_features(chosen, load_features(store, inputs, chosen.keys, pooled=not card.frames))
-    parts = make_folds(
-        chosen.human_clips, chosen.human_label, chosen.classes, folds=folds, seed=seed, group_by=group_by
-    )
-    config = RunConfig(
-        model=card.name,
-        params=params,
-        inputs=inputs,
-        labels=chosen.layer,
-        classes=chosen.classes,
-        split=split,
+    plan = make_plan(
+        store,
+        card,
+        features=features,
+        labels=labels,
+        folds=folds,
         seed=seed,
-        settings=settings or Settings(),
-        folds={clip.key: int(k) for clip, k in zip(chosen.human_clips, parts.fold, strict=True)},
-        folds_asked=folds,
+        params=params,
+        settings=settings,
+        split=split,
         group_by=group_by,
-        grouped_by=parts.grouped_by,
-        pseudo=tuple(key for key, human in zip(chosen.keys, chosen.human, strict=True) if not human),
+        level=level,
+        max_frames=max_frames,
         standardise=standardise,
         soft_labels=soft_labels,
         confidence_weights=confidence_weights,
-        commit=store.commit,
-        device=str(where),
+        device=device,
+        strict=strict,
     )
-    C = len(chosen.classes)
-    targets = _targets(chosen, soft_labels=soft_labels, confidence_weights=confidence_weights)
-    task = Task(data, targets, lambda p: build_model(card, data.widths, C, p), standardise)
-    fitted = fit(task, members(config, chosen), device=where, progress=progress)
-    predictions = _predictions(config, chosen, data, fitted)
+    return carry_out(store, plan, name=name, progress=progress, command=command, message=message, began=began)
+
+
+def carry_out(
+    store: "Store",
+    plan: Plan,
+    *,
+    name: str | None = None,
+    progress: ProgressCallback | None = None,
+    parents: tuple[str, ...] = (),
+    attrs: Mapping[str, Any] | None = None,
+    command: str = "",
+    message: str = "",
+    began: float | None = None,
+) -> RunResult:
+    """Train what a plan says and keep it as a run.
+
+    Args:
+        store: The store; it moves to the commit that adds the run.
+        plan: What to train on what, made from this store as it is or as it was.
+        name: Of the run; None takes `<model>-N`.
+        progress: Called after each epoch of each fold.
+        parents: What the run stands on besides its labels and features.
+        attrs: Facts of the run besides its own.
+        command: For the journal.
+        message: For the journal; by default what was trained on what, and the score.
+        began: `time.monotonic()` when the work began; None for now.
+
+    Raises:
+        Diverged: A loss became infinite or NaN.
+        NameTaken: There is a run of that name.
+    """
+    began = time.monotonic() if began is None else began
+    _check_name(store, name)
+    config, chosen = plan.config, plan.chosen
+    fitted = fit(plan.task(), plan.members(), device=plan.device, progress=progress)
+    predictions = _predictions(plan, fitted)
     metrics = _metrics(config, chosen, predictions)
-    run = _add(store, name, config, metrics, fitted, predictions, command, message)
+    files = run_files(config, metrics, _history(fitted), [f.state for f in fitted], predictions)
+    facts = run_facts(config, metrics)
+    above = (f"labels/{config.labels}", *config.inputs.parents, *parents)
+    add = partial(store.runs.add, name) if name else partial(store.runs.add_numbered, config.model)
+    told = f"train {config.model} on {config.labels}: out-of-fold WAF {facts['waf']:.4f}"
+    run = add(
+        files, parents=above, attrs={**facts, **(attrs or {})}, command=command, message=message or told
+    )
     return RunResult(
-        name=run,
+        name=run.name,
         scores=Scores.from_json(metrics["oof"]),
         mean=metrics["mean"],
         human=int(chosen.human.sum()),
         pseudo=int((~chosen.human).sum()),
-        folds=parts.count,
+        folds=config.fold_count,
         best_epochs=tuple(f.best_epoch for f in fitted),
         seconds=time.monotonic() - began,
-        notices=(*chosen.notices, *parts.notices),
+        notices=plan.notices,
     )
 
 
-def members(config: RunConfig, chosen: TrainSet) -> list[Member]:
-    """Return one member per fold: it learns from the other folds and all pseudo-labelled clips."""
-    fold = np.array([config.folds.get(key, -1) for key in chosen.keys])
-    seeds = np.random.SeedSequence(config.seed).generate_state(config.fold_count, np.uint32)
-    return [
-        Member(
-            name=f"fold-{k}",
-            train=torch.from_numpy(np.flatnonzero(fold != k)),
-            valid=torch.from_numpy(np.flatnonzero(fold == k)),
-            seed=int(seeds[k]),
-            params=config.params,
-            settings=config.settings,
-        )
-        for k in range(config.fold_count)
-    ]
-
-
 def _check_name(store: "Store", name: str | None) -> None:
-    """Refuse a taken or unsafe name before an hour of training, not after."""
+    """Refuse what could not be stored before an hour of training, not after."""
+    if store.read_only:
+        raise StoreError(
+            f"{store.url} is opened at commit {store.commit}, which is past", "open it without at"
+        )
     if name is None:
         return
     check_name(name, "run")
@@ -207,54 +221,24 @@ def _check_name(store: "Store", name: str | None) -> None:
         raise NameTaken(f"there is a run {name!r} already, and it never changes", "name it otherwise")
 
 
-def _params(card: ModelCard, inputs: Inputs, chosen: TrainSet, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete the parameters, and let the model refuse what it cannot take before features are read."""
-    if "level" in card.params:
-        given = {"level": inputs.level, **given}
-    params = complete_params(card, given)
-    build_model(card, {m: c.width for m, c in inputs.chosen.items()}, len(chosen.classes), params)
-    return params
-
-
-def _with_features(chosen: TrainSet, data: Features) -> tuple[TrainSet, Features]:
-    """Leave out clips that none of the spaces has."""
-    present = data.present.numpy()
-    if not (present & chosen.human).any():
-        raise ZooError(
-            f"none of the {int(chosen.human.sum())} labelled clips has features in these spaces",
-            "extract them: mer-fs extract --plugin …",
-        )
-    if present.all():
-        return chosen, data
-    left_out = int((~present).sum())
-    notice = f"{left_out} labelled clip{'s' * (left_out > 1)} without any of these features left out"
-    return chosen.take(present, notice), data.take(torch.from_numpy(np.flatnonzero(present)))
-
-
-def _targets(chosen: TrainSet, *, soft_labels: bool, confidence_weights: bool) -> Targets:
-    probs = np.eye(len(chosen.classes), dtype=np.float32)[chosen.label]
-    weight = np.ones(len(probs), np.float32)
-    pseudo = ~chosen.human
-    if soft_labels:
-        probs[pseudo] = chosen.probs[pseudo]
-    if confidence_weights:
-        weight[pseudo] = chosen.confidence[pseudo]
-    return Targets(torch.from_numpy(probs), torch.from_numpy(weight))
-
-
-def _predictions(
-    config: RunConfig, chosen: TrainSet, data: Features, fitted: Sequence[Fitted]
-) -> Predictions:
+def _predictions(plan: Plan, fitted: Sequence[Fitted]) -> Predictions:
     """Return out-of-fold probabilities of human-labelled clips, the folds' mean of pseudo-labelled ones."""
+    chosen = plan.chosen
     probs = np.zeros((len(chosen.clips), len(chosen.classes)), np.float32)
-    for member, fit_ in zip(members(config, chosen), fitted, strict=True):
+    for member, fit_ in zip(plan.members(), fitted, strict=True):
         probs[member.valid.numpy()] = fit_.logits.softmax(-1).numpy()
     pseudo = np.flatnonzero(~chosen.human)
     if len(pseudo):
-        modules = [rebuild(config, f.state) for f in fitted]
-        probs[pseudo] = mean_probs(modules, data, torch.from_numpy(pseudo))
+        modules = [rebuild(plan.config, f.state) for f in fitted]
+        probs[pseudo] = mean_probs(modules, plan.data, torch.from_numpy(pseudo))
     origin = np.where(chosen.human, OUT_OF_FOLD, MEAN_OF_FOLDS).astype(np.uint8)
     return Predictions("", chosen.keys, chosen.classes, probs, origin)
+
+
+def _history(fitted: Sequence[Fitted]) -> list[dict[str, Any]]:
+    return [
+        {"name": f"fold-{k}", "best_epoch": f.best_epoch, "epochs": f.history} for k, f in enumerate(fitted)
+    ]
 
 
 def _metrics(config: RunConfig, chosen: TrainSet, predictions: Predictions) -> dict[str, Any]:
@@ -269,24 +253,3 @@ def _metrics(config: RunConfig, chosen: TrainSet, predictions: Predictions) -> d
         "mean": mean_std(per_fold),
         "folds": [s.to_json() for s in per_fold],
     }
-
-
-def _add(
-    store: "Store",
-    name: str | None,
-    config: RunConfig,
-    metrics: Mapping[str, Any],
-    fitted: Sequence[Fitted],
-    predictions: Predictions,
-    command: str,
-    message: str,
-) -> str:
-    history = [
-        {"name": f"fold-{k}", "best_epoch": f.best_epoch, "epochs": f.history} for k, f in enumerate(fitted)
-    ]
-    files = run_files(config, metrics, history, [f.state for f in fitted], predictions)
-    facts = run_facts(config, metrics)
-    parents = (f"labels/{config.labels}", *config.inputs.parents)
-    add = partial(store.runs.add, name) if name else partial(store.runs.add_numbered, config.model)
-    told = f"train {config.model} on {config.labels}: out-of-fold WAF {facts['waf']:.4f}"
-    return add(files, parents=parents, attrs=facts, command=command, message=message or told).name

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def evaluate(run: str, store_url: str, split: str, labels: str | None, device: str) -> None:
     """Score a run on the human labels of a split, and put the score on record in the journal.
 
-    This is the only command that reads the labels of test clips.
+    Labels of test clips are read only by this command, compare and report, each time on record.
     """
     from mer_zoo.evaluate import evaluate as evaluate_run
 
@@ -32,6 +32,7 @@ def _print(found: "Evaluation") -> None:
     if found.missing:
         count = len(found.missing)
         print_notices([f"{count} labelled clips have none of the run's features and were not scored"])
+    print_notices(found.notices)
     print_scores(f"{found.run} on {found.split} ({found.labels})", found)
     print_confusion(found)
     click.echo(f"on record as {found.record}")
