@@ -39,8 +39,8 @@ def features(key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.full(8, number, np.float32), frames
 
 
-def append(url: str, keys: list[str]) -> None:
-    """Add the keys the store does not have yet to both spaces, a commit for every few."""
+def append(url: str, keys: list[str], acknowledge: Callable[[], object] = lambda: None) -> None:
+    """Add the keys the store does not have yet to both spaces, a commit for every few, telling of each."""
     store = Store.open(url)
     there = set(store.features["a-UTT"].keys()) if "a-UTT" in store.features else set()
     with store.features.writer(*SPECS) as writer:
@@ -48,25 +48,26 @@ def append(url: str, keys: list[str]) -> None:
             writer.add(key, *features(key))
             if i % BATCH == 0:
                 writer.flush()
+                acknowledge()
 
 
-def check(url: str, *, deep: bool) -> int:
-    """Check that readers see the first n keys in both spaces, whole, and return n."""
+def check(url: str, *, least: int, deep: bool = False) -> None:
+    """Check that readers see the first n keys in both spaces, whole, and that n is at least `least`."""
     store = Store.open(url)
     if "a-UTT" not in store.features:
-        assert store.commit == 0
-        return 0
+        assert store.commit == least == 0
+        return
     utterances, frames = store.features["a-UTT"], store.features["a-FRA"]
     keys = utterances.keys()
     assert keys == frames.keys() == KEYS[: len(keys)], "the spaces are not the same prefix"
-    assert store.commit == -(-len(keys) // BATCH) or len(keys) % BATCH == 0, "a commit is not one batch"
+    assert len(keys) >= least, f"{len(keys)} clips, although {least} were committed"
+    assert store.commit * BATCH == len(keys), "a commit is not one batch"
     for key in keys if deep else keys[-2 * BATCH :]:
         row, rows = features(key)
         assert np.array_equal(utterances[key][0], row), key
         assert np.array_equal(frames[key], rows), key
     found = verify(store, deep=deep)
     assert found.ok, found.problems
-    return len(keys)
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -98,17 +99,35 @@ def crash(kills: int, *urls: str) -> None:
 
 def crash_one(url: str, kills: int, chance: random.Random) -> None:
     """Do that to one store."""
-    killed, reader = 0, fork(lambda: None)
+    killed, committed, reader = 0, 0, fork(lambda: None)
     while killed < kills:
-        child = fork(lambda: append(url, KEYS))
-        time.sleep(chance.uniform(0.005, 0.09))
-        os.kill(child, signal.SIGKILL)
-        killed += wait(child) == -signal.SIGKILL
+        commits, was_killed = write_and_die(url, commits=chance.randrange(4), then=chance.uniform(0, 0.04))
+        killed, committed = killed + was_killed, committed + commits
         if wait(reader):
             sys.exit(f"broken after at most {killed} kills")
-        reader = fork(lambda: check(url, deep=False))  # reads what the kill left while the next one writes
-    if wait(reader) or wait(fork(lambda: append(url, KEYS))) or wait(fork(lambda: check(url, deep=True))):
+        # Reads what the kill left while the next one writes.
+        reader = fork(lambda least=committed * BATCH: check(url, least=least))
+    if wait(reader) or wait(fork(lambda: append(url, KEYS))):
+        sys.exit(f"broken after {killed} kills")
+    if wait(fork(lambda: check(url, least=len(KEYS), deep=True))):
         sys.exit("the resumed run is broken")
+
+
+def write_and_die(url: str, commits: int, then: float) -> tuple[int, bool]:
+    """Kill a writer some time after it has made some commits.
+
+    Returns:
+        How many commits it told of, and whether it was killed (rather than done).
+    """
+    ours, theirs = os.pipe()
+    child = fork(lambda: append(url, KEYS, lambda: os.write(theirs, b".")))
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as told:  # noqa: PTH123 - a pipe has no path
+        seen = sum(len(told.read(1)) for _ in range(commits))  # an early end reads as nothing
+        time.sleep(then)
+        os.kill(child, signal.SIGKILL)
+        was_killed = wait(child) == -signal.SIGKILL
+        return seen + len(told.readall()), was_killed
 
 
 def race(writers: int, url: str) -> None:
