@@ -16,7 +16,7 @@ from mer_featurestore import Store
 
 GROUPS = {"mer-fs": fs.main, "mer-zoo": zoo.main}
 # Few epochs make unsure models: they vote with what they have.
-SMALL = ("--clips", "60", "--epochs", "3", "--threshold", "0.17")
+SMALL = ("--clips", "60", "--epochs", "3", "--threshold", "0.1")
 
 
 def mer_fs(*words: str | Path) -> Result:

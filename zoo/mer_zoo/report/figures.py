@@ -89,7 +89,7 @@ def reliability(runs: Sequence[RunView], theme: Theme) -> "Figure":
     """How often a run is right when it is this sure, and how often it is this sure."""
     from matplotlib.collections import PathCollection
 
-    figure = _sheet(4.9, 4.9)
+    figure = _sheet(4.9, 5.9)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
     above.plot((0, 1), (0, 1), color=theme.muted, lw=0.9, ls=(0, (2, 3)))
