@@ -54,13 +54,15 @@ def compare(
     rounds: int,
     *,
     before: Callable[[], None] | None = None,
+    best: bool = False,
 ) -> dict[str, float]:
-    """Return the median seconds of each method.
+    """Return the median seconds of each method, or the least.
 
     Args:
         methods: Called with the number of the round.
         rounds: How often; the order of the methods turns with each round.
         before: Called before every method of every round (to empty the page cache).
+        best: Return the least, for few rounds of long runs on a machine that does other things too.
     """
     times: dict[str, list[float]] = {name: [] for name in methods}
     names = list(methods)
@@ -71,7 +73,7 @@ def compare(
             started = time.perf_counter()
             methods[name](number)
             times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: (min if best else statistics.median)(found) for name, found in times.items()}
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -182,7 +182,8 @@ def check_spec(spec: SpaceSpec) -> None:
         raise BadInput(
             f"{spec.name}: cannot store {spec.dtype}", "use float16 or float32 (bfloat16 fits float32)"
         )
-    if not spec.row_shape or any(not isinstance(n, int) or n < 1 for n in spec.row_shape):
+    sizes = spec.row_shape if isinstance(spec.row_shape, tuple) else ()
+    if not sizes or any(not isinstance(n, int) or n < 1 for n in sizes):
         raise BadInput(f"{spec.name}: {spec.row_shape} cannot be the shape of a row", "use (D,) or (L, D)")
     try:
         canonical_json(spec.identity())

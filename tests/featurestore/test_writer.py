@@ -71,6 +71,7 @@ def test_what_else_is_refused(store: Store) -> None:
             writer.add("", np.ones(6))
     for bad in (
         {"row_shape": ()},
+        {"row_shape": [6]},
         {"row_shape": (0,)},
         {"dtype": "float64"},
         {"made_by": {"x": {1, 2}}},
