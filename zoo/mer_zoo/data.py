@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mer_featurestore import Store
     from mer_zoo.spaces import Inputs
 
-_CHUNK = 65_536  # rows summed at once when standardisation is fitted
+_CHUNK = 4096  # rows looked at at once when standardisation is fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,16 @@ class Table:
         length = self.length[index]
         first = torch.repeat_interleave(self.start[index] - length.cumsum(0) + length, length)
         at = first + torch.arange(len(first), device=first.device)
-        total = torch.zeros(self.width, dtype=torch.float64, device=self.rows.device)
-        square = total.clone()
-        count = max(len(at), 1)
-        for chunk in torch.split(at, _CHUNK):
-            total += self.rows[chunk].double().sum(0)
-        mean = total / count
-        for chunk in torch.split(at, _CHUNK):
-            square += (self.rows[chunk].double() - mean).square().sum(0)
-        deviation = (square / count).sqrt()
+        mean = torch.zeros(self.width, dtype=torch.float64, device=self.rows.device)
+        square, count = torch.zeros_like(mean), 0
+        for part in (
+            torch.split(at, _CHUNK) if len(at) else ()
+        ):  # merged pairwise (Chan et al. 1979), so that nothing cancels
+            var, middle = torch.var_mean(self.rows[part].float(), 0, correction=0)
+            gap, share = middle.double() - mean, len(part) / (count + len(part))
+            square += var.double() * len(part) + gap.square() * (count * share)
+            mean, count = mean + gap * share, count + len(part)
+        deviation = (square / max(count, 1)).sqrt()
         scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 1.0)
         return mean.float(), scale.float()
 

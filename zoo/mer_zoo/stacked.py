@@ -60,11 +60,11 @@ def stacks(task: Task, members: Sequence[Member]) -> list[list[int]]:
 def can_stack(task: Task, members: Sequence[Member]) -> bool:
     """Try one step of two members; say whether it works without slow paths and without foreign randomness."""
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "There is a performance drop", UserWarning)
         try:
             stack = Stack(task, members[:2])
             stack.losses([member.train[: member.settings.batch_size] for member in stack.members])
-        except (RuntimeError, NotImplementedError, ValueError, UserWarning, UnstackableError):
+        except Exception:  # noqa: BLE001 - whatever fails here trains in the loop, or fails there and is told
             return False
     return True
 
