@@ -16,7 +16,7 @@ from mer_featurestore import Store
 
 GROUPS = {"mer-fs": fs.main, "mer-zoo": zoo.main}
 # Few epochs make unsure models: they vote with what they have.
-SMALL = ("--clips", "60", "--epochs", "3", "--threshold", "0.1")
+SMALL = ("--clips", "45", "--epochs", "3", "--threshold", "0.1")
 
 
 def mer_fs(*words: str | Path) -> Result:
@@ -64,10 +64,10 @@ def test_printed_commands_are_those_in_the_journal(ran: tuple[Path, Result]) -> 
 def test_broken_clips_are_in_quarantine_and_the_rest_is_there(ran: tuple[Path, Result]) -> None:
     """Six broken clips cost the demo only themselves."""
     store = Store.open(ran[0] / "store")
-    assert len(store.clips) == 66
+    assert len(store.clips) == 51
     held = {name: store.features.quarantine(name) for name in store.features}
     assert 5 <= len(set().union(*held.values())) <= 12
-    assert all(len(store.features[name]) + len(reasons) == 66 for name, reasons in held.items())
+    assert all(len(store.features[name]) + len(reasons) == 51 for name, reasons in held.items())
 
 
 def test_demo_again_finds_everything_done(ran: tuple[Path, Result]) -> None:
@@ -120,10 +120,10 @@ def test_next_lines_work(ran: tuple[Path, Result]) -> None:
 
 def test_other_corpus_in_the_folder_stops_the_demo(ran: tuple[Path, Result]) -> None:
     """The step that failed is named, with how to go on, one error line, and exit code 1."""
-    result = mer_fs("demo", ran[0], "--clips", "61")
+    result = mer_fs("demo", ran[0], "--clips", "46")
     assert result.exit_code == 1
     assert "Failed at: Write a corpus of real media files." in result.stderr
-    assert f"mer-fs demo {ran[0]} --clips 61" in result.stderr
+    assert f"mer-fs demo {ran[0]} --clips 46" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: ")
 
 
