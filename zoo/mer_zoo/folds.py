@@ -47,8 +47,8 @@ def make_folds(
         classes: Class names, for messages.
         folds: How many; with fewer groups than that, as many folds as there are groups.
         seed: Decides the assignment.
-        group_by: `auto` keeps together whatever shares a speaker or a group, where these are given;
-            `speaker`, `group`: only that; `none`: clips are on their own.
+        group_by: `auto` keeps together whatever shares a speaker or a group, where these are given, and
+            copies of one clip; `speaker`, `group`: only that; `none`: clips are on their own.
 
     Raises:
         ZooError: Fewer than two folds, clips or groups, or a grouping that the catalogue does not give.
@@ -113,7 +113,8 @@ def _groups(clips: Sequence[Clip], group_by: str) -> tuple[NDArray[np.int64], st
             f"no labelled clip has a {group_by}",
             f"give the catalogue a {group_by} column, or --group-by none",
         )
-    return _connected(clips, given), "+".join(given) or "none"
+    linked = [*given, "content_hash"] if group_by == "auto" else given
+    return _connected(clips, linked), "+".join(given) or "none"
 
 
 def _connected(clips: Sequence[Clip], names: Sequence[str]) -> NDArray[np.int64]:
@@ -130,6 +131,7 @@ def _connected(clips: Sequence[Clip], names: Sequence[str]) -> NDArray[np.int64]
         first: dict[tuple[str, str], int] = {}
         for i, clip in enumerate(clips):
             if value := getattr(clip, name):
-                # Two corpora may both have a speaker "03"; they are different people.
-                parent[root(i)] = root(first.setdefault((clip.corpus, value), i))
+                # Two corpora may both have a speaker "03", who are two people; a copy is one anywhere.
+                corpus = "" if name == "content_hash" else clip.corpus
+                parent[root(i)] = root(first.setdefault((corpus, value), i))
     return np.unique([root(i) for i in range(len(clips))], return_inverse=True)[1].astype(np.int64)

@@ -58,6 +58,9 @@ SETTINGS = (
 @click.option("--standardise/--no-standardise", default=True, show_default=True, help="By the training part.")
 @click.option("--soft-labels", is_flag=True, help="Train on pseudo-labels' probabilities.")
 @click.option("--confidence-weights", is_flag=True, help="Let pseudo-labels count by their confidence.")
+@click.option(
+    "--strict", is_flag=True, help="Refuse what is only noted otherwise: labels or copies that leak."
+)
 @device_option
 def train(model: str, store_url: str, params: tuple[tuple[str, str], ...], **options: Any) -> None:
     """Train a model over K folds from the features in the store, and keep it as a run.
