@@ -38,7 +38,7 @@ class FaceDetector(ABC):
 
 
 class HaarDetector(FaceDetector):
-    """OpenCV's `haarcascade_frontalface_default`, for faces of at least a fifth of the picture's shorter side.
+    """OpenCV's `haarcascade_frontalface_default`, for faces of at least a fifth of the shorter side.
 
     The cascade looks through a window of 24 pixels, so pictures are scaled down until that is the fifth.
     """
