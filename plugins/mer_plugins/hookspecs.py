@@ -26,3 +26,13 @@ def mer_extractors() -> Iterable["ExtractorCard"]:  # type: ignore[empty-body]  
 @hookspec
 def mer_models() -> Iterable[Any]:  # type: ignore[empty-body]  # a specification has no body
     """Return the cards (`mer_zoo.contract.ModelCard`) of the fusion models this plugin offers."""
+
+
+@hookspec
+def mer_votes() -> Iterable[Any]:  # type: ignore[empty-body]  # a specification has no body
+    """Return the ways of voting on pseudo-labels (`mer_zoo.ballots.Vote`) this plugin offers."""
+
+
+@hookspec
+def mer_selections() -> Iterable[Any]:  # type: ignore[empty-body]  # a specification has no body
+    """Return the ways of selecting pseudo-labels (`mer_zoo.ballots.Select`) this plugin offers."""

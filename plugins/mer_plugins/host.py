@@ -110,14 +110,18 @@ def extractor_cards() -> dict[str, ExtractorCard]:
 
 def model_cards() -> dict[str, Any]:
     """Return every fusion model (`mer_zoo.contract.ModelCard`) that can be used, by name."""
-    offers = host().offers("mer_models")
-    return {name: offered[0].card for name, offered in offers.items() if len(offered) == 1}
+    return cards("mer_models")
+
+
+def cards(hook: str) -> dict[str, Any]:
+    """Return what a hook (`mer_models`, `mer_votes` …) offers, by name; a name offered twice is left out."""
+    return {name: offered[0].card for name, offered in host().offers(hook).items() if len(offered) == 1}
 
 
 def clashes() -> dict[str, list[Offer]]:
-    """Return the extractor and model names that several plugins claim."""
-    offers = host().offers("mer_models") | _extractors()
-    return {name: offered for name, offered in offers.items() if len(offered) > 1}
+    """Return the names of anything that several plugins claim."""
+    each = (_extractors(), *(host().offers(hook) for hook in ("mer_models", "mer_votes", "mer_selections")))
+    return {name: offered for offers in each for name, offered in offers.items() if len(offered) > 1}
 
 
 def find_extractor(name: str) -> ExtractorCard:
@@ -133,7 +137,12 @@ def find_extractor(name: str) -> ExtractorCard:
 
 def find_model(name: str) -> Any:
     """Return the card of a fusion model; raises as `find_extractor` does."""
-    return _find("model", name, host().offers("mer_models"))
+    return find("model", "mer_models", name)
+
+
+def find(what: str, hook: str, name: str) -> Any:
+    """Return one card of a hook; `what` it is called in messages. Raises as `find_extractor` does."""
+    return _find(what, name, host().offers(hook))
 
 
 def missing_packages(card: ExtractorCard) -> list[str]:

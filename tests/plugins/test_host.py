@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from mer_featurestore.errors import UnknownName
@@ -10,6 +11,7 @@ from mer_plugins import hookspecs, host
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import PluginError
 from mer_plugins.testing import ExtractorTests
+from mer_zoo.ballots import Ballot
 
 from .conftest import THIRD_PARTY
 
@@ -73,6 +75,22 @@ def test_a_third_party_plugin_is_found(install: Callable[..., None]) -> None:
     assert card.summary == "loudness every tenth of a second"
     row = next(row for row in host.describe_extractors() if row["name"] == "loudness")
     assert (row["plugin"], row["origin"]) == ("good-encoder", "mer-good 1.2")
+
+
+def test_votes_and_selections_come_from_plugins(install: Callable[..., None]) -> None:
+    """Strategies of a third party stand beside the built-in ones, and a round can use them."""
+    from mer_zoo.strategies import complete, find_selection, find_vote, selections, votes
+
+    assert host.host().offers("mer_votes")["soft"][0].plugin == "mer-models"
+    install("voting")
+    assert {"first", "soft", "dawid-skene"} <= set(votes())
+    assert {"everything", "threshold"} <= set(selections())
+    probs = np.array([[[0.9, 0.1]], [[0.0, 1.0]]], np.float32)
+    ballot = Ballot(("a", "b"), ("x", "y"), ("k",), probs, np.ones((2, 1), np.bool_))
+    verdict = find_vote("first").function(ballot)
+    assert verdict.label.tolist() == [0]
+    card = find_selection("everything")
+    assert card.function(ballot, verdict, **complete(card, {"but": "k"})).reason == ("left out",)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """What is voted on, what a vote decides, and what a selection keeps: the types of a pseudo-label round.
 
 A round is: members' probabilities → *vote* → *selection* → label layer. Both steps are small functions of one
-signature, registered by name, so that a new strategy is one function and its line in a table.
+signature, registered by name through the hooks `mer_votes` and `mer_selections`, so that a new strategy is
+one function and its card. What a strategy may learn from (out-of-fold predictions of human-labelled clips)
+rides on the ballot.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +27,7 @@ class Ballot:
         keys: Clip keys.
         probs: float32 `[M, n, C]`; rows of a member that abstains are ignored.
         cast: bool `[M, n]`, False where a member has no features of a clip and abstains.
+        held_out: The same members on labelled clips they had not seen; None where there are none.
     """
 
     members: tuple[str, ...]
@@ -32,6 +35,13 @@ class Ballot:
     keys: tuple[str, ...]
     probs: NDArray[np.float32]
     cast: NDArray[np.bool_]
+    held_out: "HeldOut | None" = None
+
+    def take(self, where: NDArray[Any], held_out: "HeldOut | None" = None) -> "Ballot":
+        """Return the clips where `where` is true (or at these positions), with other held-out clips."""
+        at = np.arange(len(self.keys))[where]
+        keys = tuple(self.keys[i] for i in at)
+        return Ballot(self.members, self.classes, keys, self.probs[:, at], self.cast[:, at], held_out)
 
     @cached_property
     def votes(self) -> NDArray[np.int16]:
@@ -55,11 +65,36 @@ class Verdict:
         label: int16 `[n]`; -1 where nobody voted.
         probs: float32 `[n, C]`; zeros where nobody voted.
         confidence: float32 `[n]`, of the label.
+        facts: What the vote found out on the way (estimated priors, error rates), as JSON, kept with the
+            layer.
+        held_out: The verdict on the ballot's held-out clips, each judged without its own label.
     """
 
     label: NDArray[np.int16]
     probs: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    held_out: "Verdict | None" = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What members say of human-labelled clips that they had not learned from.
+
+    Attributes:
+        ballot: Out-of-fold probabilities of m clips.
+        label: int64 `[m]`, what people say.
+        half: bool `[m]`, parts the clips into two halves that share no speaker, for fitting on one and
+            judging the other.
+    """
+
+    ballot: Ballot
+    label: NDArray[np.int64]
+    half: NDArray[np.bool_]
+
+    def take(self, where: NDArray[np.bool_]) -> "HeldOut":
+        """Return the clips where `where` is true."""
+        return HeldOut(self.ballot.take(where), self.label[where], self.half[where])
 
 
 @dataclass(frozen=True)
@@ -69,10 +104,15 @@ class Selection:
     Attributes:
         kept: bool `[n]`.
         reason: Why each clip was kept or dropped.
+        weight: float32 `[n]`, 0 to 1, what each clip should count in training; it becomes the layer's
+            confidence. None leaves that as the vote gave it.
+        facts: What the selection found out on the way (thresholds …), as JSON, kept with the layer.
     """
 
     kept: NDArray[np.bool_]
     reason: tuple[str, ...]
+    weight: NDArray[np.float32] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,14 +120,18 @@ class Vote:
     """A way of voting.
 
     Attributes:
+        name: As typed after `--vote`.
         function: `(ballot, **params)` → `Verdict`.
         summary: One line for people.
         params: Its parameters with their defaults.
+        invents: Whether it may decide for a class that is no member's likeliest.
     """
 
+    name: str
     function: Callable[..., Verdict]
     summary: str
-    params: Mapping[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    invents: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,11 +139,13 @@ class Select:
     """A way of selecting.
 
     Attributes:
+        name: As typed after `--select`.
         function: `(ballot, verdict, **params)` → `Selection`.
         summary: One line for people.
         params: Its parameters with their defaults.
     """
 
+    name: str
     function: Callable[..., Selection]
     summary: str
-    params: Mapping[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)

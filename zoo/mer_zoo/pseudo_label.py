@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mer_featurestore.errors import BadInput, NameTaken, UnknownName
+from mer_featurestore.errors import NameTaken
 from mer_featurestore.names import check_name
 from mer_zoo.ballots import ABSTAINS, Ballot, Selection, Verdict
 from mer_zoo.errors import ZooError
-from mer_zoo.predict import predict
-from mer_zoo.runs import Run, find_run
-from mer_zoo.selections import SELECTIONS
+from mer_zoo.members import collect, find_members
+from mer_zoo.runs import Run
+from mer_zoo.strategies import complete, find_selection, find_vote
 from mer_zoo.trainset import HUMAN, TEST, check_split, default_layer
-from mer_zoo.votes import VOTES
+from mer_zoo.voting import decide
 
 if TYPE_CHECKING:
     from mer_featurestore import Clip, LabelLayer, Store
@@ -69,13 +68,14 @@ def pseudo_label(
     runs: Sequence[Run | str],
     over: str | None = None,
     split: str = "unlabeled",
-    threshold: float = 0.9,
+    threshold: float | None = None,
     name: str = "round1",
     *,
     vote: str = "soft",
     vote_params: Mapping[str, Any] | None = None,
     select: str = "threshold",
     select_params: Mapping[str, Any] | None = None,
+    calibrate: str = "none",
     device: str = "auto",
     command: str = "",
     message: str = "",
@@ -83,19 +83,22 @@ def pseudo_label(
     """Publish a label layer of the clips several runs are sure about.
 
     Human labels always win: a clip that has one under `over` is not judged. The layer holds every clip that
-    was judged, dropped ones too, with each member's vote and the reason; only kept ones train.
+    was judged, dropped ones too, with each member's vote and the reason; only kept ones train. Its
+    attributes say how it was made: `split`, `members`, `vote`, `select`, their parameters and what they
+    found out, `calibrate` and each member's calibration, counts, and the commit it was made from.
 
     Args:
         store: The store; it moves to the commit that adds the layer.
         runs: The members, or their names.
         over: The layer the new one stands on; None takes `gold`, or the only one.
         split: Whose clips are judged. Test clips are judged only when `test` is asked for.
-        threshold: Of the selection `threshold`.
+        threshold: Of a selection that has one; None takes its default.
         name: Of the new layer.
-        vote: A name in `VOTES`.
+        vote: A way of voting (`mer_zoo.strategies.votes`).
         vote_params: Its parameters.
-        select: A name in `SELECTIONS`.
+        select: A way of selecting (`mer_zoo.strategies.selections`).
         select_params: Its parameters.
+        calibrate: How each member is calibrated on its out-of-fold predictions (`mer_zoo.calibration`).
         device: torch device, or `auto`.
         command: For the journal.
         message: For the journal; by default how many clips were kept.
@@ -110,17 +113,23 @@ def pseudo_label(
     """
     from mer_featurestore import LabelLayer
 
-    vote_params = _params("vote", vote, VOTES, vote_params)
-    given = {**({"threshold": threshold} if select == "threshold" else {}), **(select_params or {})}
-    given = _params("selection", select, SELECTIONS, given)
+    voter, selector = find_vote(vote), find_selection(select)
+    vote_params = complete(voter, vote_params)
+    given = complete(
+        selector, {**({} if threshold is None else {"threshold": threshold}), **(select_params or {})}
+    )
     _check_name(store, name)
-    found = _members(store, runs)
+    found = find_members(store, runs)
     resolved = store.labels.resolve(over or default_layer(store))
     clips, human = _candidates(store, split, resolved)
-    ballot = _ballot(store, found, clips, tuple(resolved.classes), device)
-    verdict = VOTES[vote].function(ballot, **vote_params)
-    selection = SELECTIONS[select].function(ballot, verdict, **given)
-    kept = int((selection.kept & (verdict.label != ABSTAINS)).sum())
+    keys = [clip.key for clip in clips]
+    ballot, calibrations = collect(
+        store, found, keys, tuple(resolved.classes), method=calibrate, device=device
+    )
+    verdict = decide(ballot, voter, vote_params)
+    selection = selector.function(ballot, verdict, **given)
+    columns = _columns(ballot, verdict, selection)
+    kept = int(columns["kept"].sum())
     if not kept:
         raise NothingKept(
             f"none of {len(clips)} clips is sure enough; the surest has {verdict.confidence.max():.3f}",
@@ -128,14 +137,22 @@ def pseudo_label(
         )
     attrs = {
         "split": split,
+        "members": [run.name for run in found],
+        "calibrate": calibrate,
+        "calibration": {name: found.to_json() for name, found in calibrations.items()},
         "vote": vote,
         "vote_params": vote_params,
+        "vote_facts": dict(verdict.facts),
         "select": select,
         "select_params": given,
+        "select_facts": dict(selection.facts),
+        "judged": len(clips),
+        "kept": kept,
+        "human": human,
         "from_commit": store.commit,
     }
     layer = LabelLayer(
-        **_columns(ballot, verdict, selection),
+        **columns,
         name=name,
         parents=(f"labels/{resolved.name}", *(f"runs/{run.name}" for run in found)),
         attrs=attrs,
@@ -151,7 +168,7 @@ def _columns(ballot: Ballot, verdict: Verdict, selection: Selection) -> dict[str
         "keys": ballot.keys,
         "label": verdict.label,
         "probs": verdict.probs,
-        "confidence": verdict.confidence,
+        "confidence": verdict.confidence if selection.weight is None else selection.weight,
         "source": np.full(len(ballot.keys), PSEUDO, np.uint8),
         "votes": ballot.votes,
         "members": ballot.members,
@@ -160,34 +177,12 @@ def _columns(ballot: Ballot, verdict: Verdict, selection: Selection) -> dict[str
     }
 
 
-def _params(
-    what: str, name: str, table: Mapping[str, Any], given: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    if name not in table:
-        raise UnknownName(what, name, table)
-    for param in given or {}:
-        if param not in table[name].params:
-            raise UnknownName(f"parameter of the {what} {name}", param, table[name].params)
-    return {**table[name].params, **(given or {})}
-
-
 def _check_name(store: "Store", name: str) -> None:
     check_name(name, "label layer")
     if name in store.labels:
         raise NameTaken(
             f"there is a label layer {name!r} already, and it never changes", "choose another --as"
         )
-
-
-def _members(store: "Store", runs: Sequence[Run | str]) -> list[Run]:
-    if not runs:
-        raise ZooError("a round needs members", "name runs: --run A --run B")
-    found = [find_run(store, run) if isinstance(run, str) else run for run in runs]
-    names = [run.name for run in found]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ZooError(f"run {min(twice)!r} is named twice", "name each member once")
-    return found
 
 
 def _candidates(store: "Store", split: str, resolved: "Resolved") -> "tuple[list[Clip], int]":
@@ -201,32 +196,6 @@ def _candidates(store: "Store", split: str, resolved: "Resolved") -> "tuple[list
             "choose another --split",
         )
     return open_, len(clips) - len(open_)
-
-
-def _ballot(
-    store: "Store", runs: Sequence[Run], clips: "Sequence[Clip]", classes: tuple[str, ...], device: str
-) -> Ballot:
-    keys = tuple(clip.key for clip in clips)
-    place = {key: i for i, key in enumerate(keys)}
-    probs = np.zeros((len(runs), len(keys), len(classes)), np.float32)
-    cast = np.zeros((len(runs), len(keys)), np.bool_)
-    for m, run in enumerate(runs):
-        columns = _columns_of(run, classes)
-        predicted = predict(store, run, keys=keys, device=device)
-        at = np.array([place[key] for key in predicted.keys])
-        probs[m, at] = predicted.probs[:, columns]
-        cast[m, at] = True
-    return Ballot(tuple(f"runs/{run.name}" for run in runs), classes, keys, probs, cast)
-
-
-def _columns_of(run: Run, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    if set(run.config.classes) != set(classes):
-        raise BadInput(
-            f"run {run.name!r} knows the classes {', '.join(run.config.classes)}, "
-            f"and the layer has {', '.join(classes)}",
-            "use runs trained on the layer's classes",
-        )
-    return np.array([run.config.classes.index(name) for name in classes])
 
 
 def _notices(split: str) -> tuple[str, ...]:

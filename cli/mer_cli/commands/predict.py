@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mer_cli.app import command, emit, open_store, store_option, table
-from mer_cli.zoo_options import device_option, print_notices
+from mer_cli.zoo_options import calibrate_option, device_option, print_notices
 
 if TYPE_CHECKING:
     from mer_zoo.runs import Predictions
@@ -19,13 +19,30 @@ SHOWN = 20
 @store_option
 @click.option("--split", help="Whose clips; by default all.")
 @click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="Write a CSV file.")
+@calibrate_option("none")
+@click.option("--adjust-logits", is_flag=True, help="Correct for class shares estimated from predictions.")
+@click.option("--prior-split", default="unlabeled", show_default=True, help="Estimate them on its clips.")
 @device_option
-def predict(run: str, store_url: str, split: str | None, to: Path | None, device: str) -> None:
+def predict(
+    run: str,
+    store_url: str,
+    split: str | None,
+    to: Path | None,
+    calibrate: str,
+    adjust_logits: bool,
+    prior_split: str,
+    device: str,
+) -> None:
     """Predict clips: the mean of the folds, and out-of-fold for the clips the run was trained on."""
     from mer_zoo.predict import predict as predict_clips
     from mer_zoo.predict import write_csv
+    from mer_zoo.priors import corrected
 
-    found = predict_clips(open_store(store_url), run, split, device=device)
+    store = open_store(store_url)
+    found = predict_clips(store, run, split, device=device)
+    if calibrate != "none" or adjust_logits:
+        shares_of = prior_split if adjust_logits else None
+        found = corrected(store, found, calibrate=calibrate, prior_split=shares_of, device=device)
     if to is not None:
         write_csv(found, to)
     document = {"run": run, "split": split, "missing": list(found.missing), "predictions": found.rows()}

@@ -1,10 +1,11 @@
 """`mer-zoo pseudo-label`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
+from mer_cli.round_options import read_rules, round_options
 from mer_cli.zoo_options import device_option, print_notices
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 @click.option("--as", "name", required=True, metavar="NAME", help="Name of the new label layer.")
 @click.option("--over", metavar="LAYER", help="What it stands on; by default gold, or the only layer.")
 @click.option("--split", default="unlabeled", show_default=True, help="Whose clips are judged.")
-@click.option("--threshold", default=0.9, show_default=True, help="Keep clips surer than this.")
-@click.option("--vote", default="soft", show_default=True, metavar="NAME", help="soft or majority.")
+@round_options
 @device_option
 def pseudo_label(
     store_url: str,
@@ -26,23 +26,25 @@ def pseudo_label(
     name: str,
     over: str | None,
     split: str,
-    threshold: float,
-    vote: str,
     device: str,
+    **options: Any,
 ) -> None:
-    """Let runs vote on unlabelled clips, and publish the sure ones as a new, immutable label layer."""
+    """Let runs vote on unlabelled clips, and publish the sure ones as a new, immutable label layer.
+
+    `mer-zoo strategies` lists the ways of voting and selecting, with their parameters.
+    """
     from mer_zoo.pseudo_label import pseudo_label as publish
 
+    rules = read_rules(options)
     found = publish(
         open_store(store_url),
         runs,
         over,
         split,
-        threshold,
-        name,
-        vote=vote,
+        name=name,
         device=device,
         command=command_line(),
+        **rules.to_json(),
     )
     emit(found.to_json(), lambda: _print(found))
 

@@ -1,0 +1,167 @@
+"""Rounds of pseudo-labels from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from mer_cli.zoo import main
+from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
+
+CLASSES = ("angry", "happy", "sad")
+QUICK = ("--folds", "3", "--epochs", "20", "--lr", "0.02", "--param", "hidden=16")
+
+
+def make_store(folder: Path) -> Store:
+    """Make a store of 60 clips with features of two modalities, labels, and the truth of all clips."""
+    store, rng = Store.create(folder), np.random.default_rng(0)
+    splits = ["train"] * 30 + ["unlabeled"] * 18 + ["test"] * 12
+    keys = [f"{split}{i}" for i, split in enumerate(splits)]
+    store.clips.add(
+        Clip(key=key, split=split, speaker=f"s{i % 6}", audio="a", text="t")
+        for i, (key, split) in enumerate(zip(keys, splits, strict=True))
+    )
+    for modality, name in (("audio", "sound-UTT"), ("text", "words-UTT")):
+        means = rng.normal(0, 2, (3, 4))
+        with store.features.writer(
+            SpaceSpec(name=name, modality=modality, level="utt", row_shape=(4,))
+        ) as writer:
+            for i, key in enumerate(keys):
+                writer.add(key, means[i % 3] + rng.normal(0, 1, 4))
+    truth = {key: CLASSES[i % 3] for i, key in enumerate(keys)}
+    known = {key: label for key, label in truth.items() if not key.startswith("unlabeled")}
+    store.labels.add(LabelLayer.human("gold", CLASSES, known))
+    store.labels.add(LabelLayer.human("truth", CLASSES, truth))
+    return store
+
+
+def run(url: str, *arguments: str) -> Result:
+    """Run `mer-zoo` in this process."""
+    return CliRunner().invoke(main, [arguments[0], *arguments[1:], "--store", url])
+
+
+def as_json(url: str, *arguments: str) -> Any:
+    """Return the document a command prints with --json."""
+    done = run(url, *arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return such a store with the runs `a` and `b`."""
+    folder = tmp_path_factory.mktemp("rounds") / "store"
+    make_store(folder)
+    for name, space in (("a", "sound-UTT"), ("b", "words-UTT")):
+        assert run(str(folder), "train", "mlp", "--as", name, "--features", space, *QUICK).exit_code == 0
+    return str(folder)
+
+
+def test_every_rule_reaches_the_layer(url: str) -> None:
+    """Experts, class thresholds and calibration are kept with the layer, with what they found out."""
+    done = run(
+        url, "pseudo-label", "--run", "a", "--run", "b", "--as", "expert", "--expert", "a",
+        "--expert-classes", "sad,angry", "--expert-weight", "3", "--class-threshold", "sad=0.4",
+        "--threshold", "0.5",
+        "--calibrate", "temperature",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    attrs = Store.open(url).labels["expert"].attrs
+    assert attrs["vote_params"] == {"weights": {"a": {"sad": 3.0, "angry": 3.0}}}
+    assert (attrs["vote"], attrs["select"]) == ("weighted", "per-class")
+    assert attrs["select_facts"]["thresholds"] == {"angry": 0.5, "happy": 0.5, "sad": 0.4}
+    assert set(attrs["calibration"]) == {"a", "b"}
+    assert attrs["calibration"]["a"]["method"] == "temperature"
+    assert attrs["members"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("prior", ("--vote", "prior", "--threshold", "0.5")),
+        ("skilled", ("--vote", "dawid-skene", "--vote-param", "smoothing=2", "--select", "freematch")),
+        ("picked", ("--select", "top-k", "--select-param", 'target={"sad": 0.5, "angry": 0.5}')),
+        ("agreed", ("--select", "agreement", "--vote", "majority")),
+        ("soft", ("--select", "softmatch", "--calibrate", "bcts")),
+        ("sure", ("--select", "confident")),
+    ],
+)
+def test_strategies_as_typed(url: str, name: str, options: tuple[str, ...]) -> None:
+    """Strategies and their parameters can be typed, and what they found out is on record."""
+    document = as_json(url, "pseudo-label", "--run", "a", "--run", "b", "--as", name, *options)
+    assert document["kept"] > 0
+    layer = Store.open(url).labels[name]
+    assert layer.attrs["kept"] == document["kept"] == int(layer.kept.sum())
+    if name == "prior":
+        assert sum(layer.attrs["vote_facts"]["prior"].values()) == pytest.approx(1)
+    if name == "soft":
+        assert layer.confidence[layer.kept].max() == 1
+        weighted = ("--labels", "soft", "--soft-labels", "--confidence-weights")
+        assert run(url, "train", "mlp", *weighted, *QUICK).exit_code == 0
+
+
+def test_strategies_are_listed() -> None:
+    """Each way of voting and selecting is shown with its parameters."""
+    output = CliRunner().invoke(main, ["strategies"]).output
+    assert "--vote dawid-skene: " in output
+    assert "iterations=100 smoothing=1.0 anchored=True" in output
+    assert "--select softmatch: " in output
+    document = json.loads(CliRunner().invoke(main, ["strategies", "--json"]).output)
+    assert {"soft", "majority", "weighted", "prior"} <= {card["name"] for card in document["vote"]}
+
+
+def test_calibrate(url: str, tmp_path: Path) -> None:
+    """ECE before and after, and whether p > 0.9 means it, in a table and a figure."""
+    done = run(url, "calibrate", "a", "--calibrate", "vector", "--figure", str(tmp_path / "r.png"))
+    assert done.exit_code == 0, done.output
+    for text in ("30 clips", "as trained", "vector", "ECE", "p > 0.9 means right 9 times of 10"):
+        assert text in done.output
+    assert (tmp_path / "r.png").exists()
+    assert len(as_json(url, "calibrate", "a")["ece"]) == 2
+
+
+def test_priors(url: str, tmp_path: Path) -> None:
+    """Training, estimated and true shares, in a table and a figure."""
+    done = run(
+        url, "priors", "a", "--truth", "truth", "--resamples", "10", "--figure", str(tmp_path / "p.png")
+    )
+    assert done.exit_code == 0, done.output
+    for text in ("18 clips of unlabeled by a", "BBSE", "0.333", "total variation from the truth (18 clips)"):
+        assert text in done.output
+    assert (tmp_path / "p.png").exists()
+    assert as_json(url, "priors", "a", "--resamples", "5")["n"] == 18
+
+
+def test_predictions_can_be_adjusted(url: str) -> None:
+    """`--adjust-logits` changes probabilities of new clips only."""
+    plain, adjusted = (
+        as_json(url, "predict", "a", "--split", "test", *options)["predictions"]
+        for options in ((), ("--calibrate", "bcts", "--adjust-logits"))
+    )
+    assert [row["key"] for row in plain] == [row["key"] for row in adjusted]
+    assert plain != adjusted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--expert", "a"), "an expert needs classes to be one in"),
+        (("--expert", "a", "--expert-classes", "sad", "--vote", "soft"), "--expert means --vote weighted"),
+        (("--expert", "c", "--expert-classes", "sad"), "no member named 'c'"),
+        (("--class-threshold", "sad=low"), "give a number, e.g. sad=0.85"),
+        (("--class-threshold", "sat=0.5"), "no class named 'sat'; did you mean 'sad'?"),
+        (("--select", "flexmach"), "no selection named 'flexmach'; did you mean 'flexmatch'"),
+        (("--select", "freematch", "--threshold", "0.5"), "no parameter of the selection freematch named"),
+        (("--select", "top-k", "--select-param", "total=many"), "parameter total of top-k is 'many'"),
+    ],
+)
+def test_a_mistake_is_one_line(url: str, options: tuple[str, ...], message: str) -> None:
+    """Rules that make no sense end with 1 and one line that says what to do."""
+    done = run(url, "pseudo-label", "--run", "a", "--as", "x", *options)
+    assert done.exit_code == 1, done.output
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "x" not in Store.open(url).labels
