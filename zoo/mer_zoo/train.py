@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mer_zoo.planning import Plan, make_plan
 from mer_zoo.prepared import mean_probs
 from mer_zoo.runs import MEAN_OF_FOLDS, OUT_OF_FOLD, Predictions, RunConfig, rebuild, run_facts, run_files
 from mer_zoo.settings import Settings
+from mer_zoo.tensorboard import event_files
 from mer_zoo.training import Fitted, ProgressCallback
 from mer_zoo.trainset import TrainSet
 
@@ -89,6 +91,7 @@ def train(
     strict: bool = False,
     name: str | None = None,
     progress: ProgressCallback | None = None,
+    tensorboard: Path | None = None,
     command: str = "",
     message: str = "",
 ) -> RunResult:
@@ -118,6 +121,7 @@ def train(
         strict: Whether to refuse what would otherwise be noticed (see `mer_zoo.guards.leaks`).
         name: Of the run; None takes `<model>-N`.
         progress: Called after each epoch of each fold.
+        tensorboard: Folder to write TensorBoard event files to, `<run>/fold-<k>`.
         command: For the journal.
         message: For the journal; by default what was trained on what, and the score.
 
@@ -149,7 +153,16 @@ def train(
         device=device,
         strict=strict,
     )
-    return carry_out(store, plan, name=name, progress=progress, command=command, message=message, began=began)
+    return carry_out(
+        store,
+        plan,
+        name=name,
+        progress=progress,
+        tensorboard=tensorboard,
+        command=command,
+        message=message,
+        began=began,
+    )
 
 
 def carry_out(
@@ -160,6 +173,7 @@ def carry_out(
     progress: ProgressCallback | None = None,
     parents: tuple[str, ...] = (),
     attrs: Mapping[str, Any] | None = None,
+    tensorboard: Path | None = None,
     command: str = "",
     message: str = "",
     began: float | None = None,
@@ -173,6 +187,7 @@ def carry_out(
         progress: Called after each epoch of each fold.
         parents: What the run stands on besides its labels and features.
         attrs: Facts of the run besides its own.
+        tensorboard: Folder to write TensorBoard event files to.
         command: For the journal.
         message: For the journal; by default what was trained on what, and the score.
         began: `time.monotonic()` when the work began; None for now.
@@ -184,16 +199,17 @@ def carry_out(
     began = time.monotonic() if began is None else began
     _check_name(store, name)
     config, chosen = plan.config, plan.chosen
-    fitted = fit(plan.task(), plan.members(), device=plan.device, progress=progress)
+    with event_files(tensorboard, name or store.runs.free_name(config.model), progress) as told:
+        fitted = fit(plan.task(), plan.members(), device=plan.device, progress=told)
     predictions = _predictions(plan, fitted)
     metrics = _metrics(config, chosen, predictions)
     files = run_files(config, metrics, _history(fitted), [f.state for f in fitted], predictions)
     facts = run_facts(config, metrics)
     above = (f"labels/{config.labels}", *config.inputs.parents, *parents)
     add = partial(store.runs.add, name) if name else partial(store.runs.add_numbered, config.model)
-    told = f"train {config.model} on {config.labels}: out-of-fold WAF {facts['waf']:.4f}"
+    summary = f"train {config.model} on {config.labels}: out-of-fold WAF {facts['waf']:.4f}"
     run = add(
-        files, parents=above, attrs={**facts, **(attrs or {})}, command=command, message=message or told
+        files, parents=above, attrs={**facts, **(attrs or {})}, command=command, message=message or summary
     )
     return RunResult(
         name=run.name,

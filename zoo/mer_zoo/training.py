@@ -101,6 +101,8 @@ class Progress:
         waf: Of its validation clips, after this epoch.
         done: Epochs done by all members; one that stopped early has done all of its own.
         total: Epochs of all members at most.
+        loss: Of the training part, in this epoch.
+        valid_loss: Of the validation part, after it.
     """
 
     member: int
@@ -108,6 +110,8 @@ class Progress:
     waf: float
     done: int
     total: int
+    loss: float
+    valid_loss: float
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -166,8 +170,18 @@ class Tracker:
         """Note the last epoch of a member."""
         self.done[member] = self.most[member] if finished else len(fitted.history)
         if self.progress is not None:
-            waf = fitted.history[-1]["waf"]
-            self.progress(Progress(member, len(fitted.history), waf, sum(self.done), sum(self.most)))
+            last, done, total = fitted.history[-1], sum(self.done), sum(self.most)
+            self.progress(
+                Progress(
+                    member,
+                    len(fitted.history),
+                    last["waf"],
+                    done,
+                    total,
+                    last["loss"],
+                    last["valid_loss"],
+                )
+            )
 
 
 def epoch_batches(train: Tensor, batch_size: int, order: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """`mer-zoo train`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,6 +61,12 @@ SETTINGS = (
 @click.option("--confidence-weights", is_flag=True, help="Let pseudo-labels count by their confidence.")
 @click.option(
     "--strict", is_flag=True, help="Refuse what is only noted otherwise: labels or copies that leak."
+)
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write event files for TensorBoard there.",
 )
 @device_option
 def train(model: str, store_url: str, params: tuple[tuple[str, str], ...], **options: Any) -> None:
