@@ -79,7 +79,7 @@ class Layers(Mapping[str, LabelLayer]):
         """Commit a layer; it never changes afterwards.
 
         Raises:
-            NameTaken: There is a layer of that name.
+            NameTaken: There is, or was, a layer of that name.
             UnknownName: A parent is not in the store.
             BadInput: A label layer under it has a class it does not have.
         """
@@ -103,6 +103,11 @@ class Layers(Mapping[str, LabelLayer]):
             raise NameTaken(
                 f"there is a label layer {layer.name!r} already, and it never changes",
                 "give the new one another name",
+            )
+        if layer.name in now.retired:
+            raise NameTaken(
+                f"there was a label layer {layer.name!r}, removed by commit {now.retired[layer.name]}",
+                "a layer is named once for ever, so that results name what they mean; give it another name",
             )
         now.check_parents(layer.parents)
         for parent in layer.parents:

@@ -24,6 +24,7 @@ class Snapshot:
     Attributes:
         number: Of the commit; 0 is the empty store.
         oldest: The oldest snapshot that is still whole (raised by `gc`).
+        retired: Name of a removed label layer -> the commit that removed it: a layer is named once.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class Snapshot:
         oldest: int = 0,
         placed: Mapping[str, Placed] | None = None,
         quarantine: Mapping[str, Mapping[str, str]] | None = None,
+        retired: Mapping[str, int] | None = None,
     ) -> None:
         self.number = number
         self.oldest = oldest
+        self.retired = dict(retired or {})
         self._placed = dict(placed or {})
         self._quarantine = {space: dict(reasons) for space, reasons in (quarantine or {}).items()}
 
@@ -82,7 +85,7 @@ class Snapshot:
 
     def advanced(self, commits: Iterable[Commit]) -> "Snapshot":
         """Return the snapshot after these commits, which must be the next ones."""
-        new = Snapshot(self.number, self.oldest, self._placed, self._quarantine)
+        new = Snapshot(self.number, self.oldest, self._placed, self._quarantine, self.retired)
         for commit in commits:
             new._apply(commit)
         return new
@@ -97,6 +100,7 @@ class Snapshot:
             "oldest": self.oldest,
             "placed": placed,
             "quarantine": self._quarantine,
+            "retired": self.retired,
         }
 
     @classmethod
@@ -104,7 +108,8 @@ class Snapshot:
         """Rebuild from `to_json`."""
         placed = [Placed(Entry.from_json(p["entry"]), p["commit"], p["time"]) for p in document["placed"]]
         by_path = {p.entry.path: p for p in placed}
-        return cls(document["number"], document["oldest"], by_path, document["quarantine"])
+        number, oldest, retired = document["number"], document["oldest"], document.get("retired", {})
+        return cls(number, oldest, by_path, document["quarantine"], retired)
 
     @cached_property
     def _by_kind(self) -> dict[str, dict[str, list[Entry]]]:
@@ -119,7 +124,9 @@ class Snapshot:
             raise StoreError(f"commit {commit.number} does not follow commit {self.number}")
         self.number = commit.number
         for path in commit.remove:
-            self._placed.pop(path, None)
+            gone = self._placed.pop(path, None)
+            if gone is not None and gone.entry.kind == "labels":
+                self.retired[gone.entry.name] = commit.number
         for entry in commit.add:
             self._placed[entry.path] = Placed(entry, commit.number, commit.time)
         for space, reasons in commit.quarantine.items():

@@ -8,7 +8,7 @@ import pytest
 
 from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
 from mer_featurestore.commits import Change, Entry
-from mer_featurestore.errors import BadInput, Damaged, StoreError, UnknownName
+from mer_featurestore.errors import BadInput, Damaged, NameTaken, StoreError, UnknownName
 from mer_featurestore.journal import EVERY, commit_name
 from mer_featurestore.maintenance import gc, open_readable, remove, verify
 
@@ -272,6 +272,17 @@ def test_remove_what_nothing_stands_on(any_url):
     assert "round1" not in Store.open(any_url).labels
     assert "round1" in Store.open(any_url, at=6).labels
     assert next(store.log()).summary() == "- labels/round1"
+
+
+def test_a_removed_layers_name_is_not_given_again(full):
+    """Results that name a layer always mean the same one, also after checkpoints and reopening."""
+    layer = full.labels["round1"]
+    remove(full, "labels/round1")
+    for _ in range(EVERY):
+        full.write(lambda now: Change(quarantine={"x": {"k": str(now.number)}}))
+    again = Store.open(full.url)
+    with pytest.raises(NameTaken, match="there was a label layer 'round1', removed by commit"):
+        again.labels.add(layer)
 
 
 def test_remove_warns_of_what_stands_on_it(full):

@@ -54,6 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model: dict[str, dict] = {"features": {}, "labels": {}, "runs": {}}
         self.history = {0: deepcopy(self.model)}
         self.oldest = 0
+        self.named: set[str] = set()
 
     def teardown(self) -> None:
         """Remove the files."""
@@ -111,18 +112,19 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = Store.open(self.store.url)
 
     @rule(
-        name=st.sampled_from(("gold", "round1")),
+        name=st.sampled_from(("gold", "round1", "round2", "round3")),
         labels=st.dictionaries(st.sampled_from(KEYS), st.sampled_from(CLASSES)),
     )
     def label(self, name: str, labels: dict[str, str]) -> None:
-        """A layer is named once; a second of that name is refused."""
+        """A layer is named once; a second of that name is refused, also when the first is gone."""
         layer = LabelLayer.human(name, CLASSES, labels)
-        if name in self.model["labels"]:
+        if name in self.named:
             with pytest.raises(NameTaken):
                 self.store.labels.add(layer)
             return
         self.store.labels.add(layer)
         self.model["labels"][name] = labels
+        self.named.add(name)
         self.committed()
 
     @rule(data=st.binary(max_size=20))
@@ -151,10 +153,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(keep=st.none() | st.integers(1, 3))
     def collect(self, keep: int | None) -> None:
         """A sweep leaves no leftovers; it changes nothing that the kept snapshots have."""
-        before = self.store.commit
+        newest, oldest = self.store.commit, self.oldest
         report = gc(self.store, keep=keep, grace=0)
         self.oldest = report.oldest
-        assert report.oldest <= max(before - (keep or before) + 1, 0)
+        assert oldest <= report.oldest <= max(newest - (keep or newest) + 1, oldest)
         assert verify(self.store, deep=False).leftovers == 0
         self.committed()
 
