@@ -3,13 +3,17 @@
 Two ways for a `torch.utils.data.DataLoader`, both usable in forked workers after the parent has read:
 
     dataset = FeatureDataset({"audio": store.features["hubert-FRA"]}, keys)
-    for batch in DataLoader(dataset, batch_size=64, shuffle=True, num_workers=2, collate_fn=collate): ...
+    for batch in DataLoader(
+        dataset, batch_size=64, shuffle=True, num_workers=2, persistent_workers=True, collate_fn=collate
+    ): ...
 
     stream = FeatureStream({"audio": store.features["hubert-FRA"]}, keys, batch_size=64)
     for batch in DataLoader(stream, batch_size=None, num_workers=2): ...
 
 The first reads 64 random clips a batch and is fast on a local disk or a warm cache. The second reads runs of
 clips that lie together and mixes them in a buffer: for data larger than memory on slow or distant storage.
+Workers that are kept from epoch to epoch (`persistent_workers`) keep the memory they send batches in; a store
+on S3 needs `multiprocessing_context="spawn"`.
 """
 
 import math

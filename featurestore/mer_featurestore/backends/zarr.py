@@ -31,7 +31,7 @@ class ZarrBackend(Backend):
     suffix = ".zarr"
     codecs: Mapping[str, str] = {
         "zstd": "Zstandard level 3",
-        "blosc": "bit shuffle and Zstandard level 5",
+        "blosc": "Blosc: byte shuffle and Zstandard level 5",
         "gzip": "gzip level 5, for programs that know nothing else",
     }
 
@@ -176,5 +176,5 @@ def _compressor(codec: str) -> Any:
     if codec == "zstd":
         return ZstdCodec(level=3)
     if codec == "blosc":
-        return BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
+        return BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
     return GzipCodec(level=5)
