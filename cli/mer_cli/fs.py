@@ -16,6 +16,7 @@ COMMANDS = {
         "List clips an extraction could not use, and why.",
     ),
     "labels": ("mer_cli.commands.labels:labels", "List, import, show, compare and export label layers."),
+    "adapters": ("mer_cli.commands.adapters:adapters", "List, add, show and export LoRA and other adapters."),
     "import": ("mer_cli.commands.import_:import_", "Import features that another tool made."),
     "export": ("mer_cli.commands.export:export", "Write features for other tools."),
     "duplicates": ("mer_cli.commands.duplicates:duplicates", "List clips that have the same content."),

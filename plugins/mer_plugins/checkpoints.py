@@ -311,6 +311,16 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # as above
 
 
+def is_hub_id(model: str) -> bool:
+    """Say whether a name has the form OWNER/NAME of the hub."""
+    return "/" in model and _HUB_ID.fullmatch(model) is not None
+
+
+def digest_of(data: bytes) -> str:
+    """Return the SHA-256 (hex) of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _digest(files: list[Path]) -> str:
     """SHA-256 (hex) over the names and SHA-256 of some files."""
     whole = hashlib.sha256()

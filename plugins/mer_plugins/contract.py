@@ -4,13 +4,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.records import Clip, Level, Modality
 from mer_plugins.pooling import pool_rows, pooled_shape
+
+if TYPE_CHECKING:
+    from mer_plugins.adapters import Adapter
 
 Input = TypeVar("Input")
 
@@ -26,6 +29,7 @@ class Options:
             `all` (a layer axis). Layer 0 is the input of the first transformer block.
         device: torch device; `auto` takes a GPU where there is one.
         dtype: Compute dtype of a neural encoder.
+        adapter: A LoRA or the like to merge into the checkpoint; `mer_plugins.adapters.find` gets it.
         extra: The extractor's own options.
     """
 
@@ -34,6 +38,7 @@ class Options:
     layers: str | None = None
     device: str = "auto"
     dtype: str = "float32"
+    adapter: "Adapter | None" = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -54,6 +59,8 @@ class ExtractorCard:
         model: Hub id of the checkpoint taken when `--model` is not given; empty when there is none.
         needs_model: Whether it must be given a checkpoint (`--model`).
         layers: Default of `--layers`; empty when the extractor has no layers to choose from.
+        takes_adapter: Whether `--adapter` means anything to it.
+        adapter: Name of the store's adapter taken when `--adapter` is not given; it needs one then.
     """
 
     name: str
@@ -67,6 +74,8 @@ class ExtractorCard:
     model: str = ""
     needs_model: bool = False
     layers: str = ""
+    takes_adapter: bool = False
+    adapter: str = ""
 
     @property
     def takes_model(self) -> bool:

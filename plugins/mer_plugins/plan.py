@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from mer_featurestore.errors import StoreError, UnknownName
 from mer_featurestore.records import LEVEL_SUFFIX, Clip, Level, SpaceSpec
 from mer_featurestore.writer import check_fingerprint
+from mer_plugins import adapters
 from mer_plugins.contract import Extractor, ExtractorCard, Options
 from mer_plugins.errors import ClipError, PluginError
 from mer_plugins.host import find_extractor, make_extractor
@@ -30,6 +31,7 @@ class Request:
     Attributes:
         plugin: Name of an extractor.
         options: What to tell it.
+        adapter: Name of the store's adapter, or a folder; empty takes the extractor's own, if it has one.
         levels: `utt`, `frame` or both, made in one pass; empty takes the extractor's first.
         name: Stem of the spaces' names, instead of the plugin's.
         dtype: Stored type of all levels; None is float32 for utterances and float16 for frames.
@@ -40,6 +42,7 @@ class Request:
 
     plugin: str
     options: Options = field(default_factory=Options)
+    adapter: str = ""
     levels: tuple[Level, ...] = ()
     name: str = ""
     dtype: StoredType | None = None
@@ -120,13 +123,13 @@ def plan(store: "Store", request: Request) -> Plan:
     """Work out what has to be done; reads the catalogue and the spaces' keys, loads no weights.
 
     Raises:
-        UnknownName: No such plugin, option, layer, level, split or key.
+        UnknownName: No such plugin, adapter, option, layer, level, split or key.
         PluginError: What is asked of the plugin makes no sense, or no selected clip has its modality.
         StoreError: There are no clips.
         FingerprintMismatch: A space of that name was made by another configuration.
     """
     card = find_extractor(request.plugin)
-    extractor = make_extractor(card, request.options)
+    extractor = make_extractor(card, _with_adapter(store, card, request))
     specs = specs_of(card, extractor, request)
     for spec in specs:
         check_fingerprint(spec, store.snapshot)
@@ -204,6 +207,15 @@ def quarantined(store: "Store", space: str | None = None) -> dict[str, dict[str,
         raise UnknownName("feature space", space, {*failed, *store.features})
     names = failed if space is None else [space]
     return {name: store.features.quarantine(name) for name in names}
+
+
+def _with_adapter(store: "Store", card: ExtractorCard, request: Request) -> Options:
+    which = request.adapter or card.adapter
+    if not which:
+        return request.options
+    if not card.takes_adapter:
+        raise PluginError(f"{card.name} takes no adapter", "leave --adapter out")
+    return replace(request.options, adapter=adapters.find(store, which))
 
 
 def _select(store: "Store", card: ExtractorCard, request: Request) -> list[Clip]:

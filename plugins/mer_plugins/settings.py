@@ -67,8 +67,8 @@ def check_options(card: ExtractorCard, options: Options) -> None:
 
     Raises:
         UnknownName: An `--option` it does not have.
-        PluginError: `--model`, `--revision` or `--layers` where they mean nothing, or no `--model` where it
-            must be given.
+        PluginError: `--model`, `--revision`, `--adapter` or `--layers` where they mean nothing, or no
+            checkpoint or adapter where it must be given.
     """
     for name in options.extra:
         if name not in card.options:
@@ -79,5 +79,11 @@ def check_options(card: ExtractorCard, options: Options) -> None:
         raise PluginError(f"{card.name} needs a checkpoint", "name its folder with --model PATH")
     if options.revision and not card.takes_model:
         raise PluginError(f"{card.name} has no checkpoint to pin", "leave --revision out")
+    if options.adapter and not card.takes_adapter:
+        raise PluginError(f"{card.name} takes no adapter", "leave --adapter out")
+    if card.adapter and not options.adapter:
+        raise PluginError(
+            f"{card.name} is {card.model} with an adapter, and none is given", "say --adapter PATH_OR_NAME"
+        )
     if options.layers and not card.layers:
         raise PluginError(f"{card.name} has no layers to choose from", "leave --layers out")

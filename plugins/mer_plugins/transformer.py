@@ -1,7 +1,7 @@
 """What extractors that run a Hugging Face encoder have in common: a checkpoint, layers, a forward pass."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mer_featurestore.errors import suggest
@@ -35,6 +35,8 @@ class TransformerExtractor(Extractor[Input]):
         spare: Regular expressions of tensors no feature depends on.
         device_map: `auto` spreads the weights over devices.
         sizes: What `config.json` calls the width and the number of blocks.
+        adapter_prefixes: What the encoder is called in models that adapters are trained on, where that is
+            neither nothing nor transformers' own prefix.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
@@ -44,12 +46,17 @@ class TransformerExtractor(Extractor[Input]):
     spare: tuple[str, ...] = ()
     device_map: str = ""
     sizes: ClassVar[tuple[str, str]] = ("hidden_size", "num_hidden_layers")
+    adapter_prefixes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
         self.say = Settings(self.options_table, options)
         self.source = self._locate(options, checkpoint)
         self.kind = str(self.source.config.get("model_type", ""))
         self._check_kind()
+        self.adapter = options.adapter
+        if self.adapter is not None:
+            self.adapter.check_base(self.source)
+            self.parents = (self.adapter.ref,) if self.adapter.ref else ()
         self.part = self.parts.get(self.kind, "")
         self.width, self.blocks = (self.source.number(name, self.part) for name in self.sizes)
         self.layers: Layers = parse_layers(options.layers or self.default_layers, self.blocks)
@@ -76,9 +83,10 @@ class TransformerExtractor(Extractor[Input]):
             )
 
     def made_by(self) -> Mapping[str, Any]:
-        """Return checkpoint, layers, compute dtype, and how inputs are read."""
+        """Return checkpoint, adapter, layers, compute dtype, and how inputs are read."""
         return {
             "checkpoint": self.source.made_by(),
+            **({"adapter": self.adapter.made_by} if self.adapter else {}),
             **self.layers.made_by(),
             "dtype": self.dtype,
             **self.reading(),
@@ -95,15 +103,22 @@ class TransformerExtractor(Extractor[Input]):
         return AutoModel
 
     def load(self) -> None:
-        """Load the weights, every tensor of them."""
-        self.net = load_hf_model(
-            self.architecture(),
-            self.source,
-            device=self.device,
-            dtype=self.dtype,
-            spare=self.spare,
-            device_map=self.device_map,
-        )
+        """Load the weights, every tensor of them, and the adapter into them."""
+        self.net = self.load_net(self.architecture(), spare=self.spare, device_map=self.device_map)
+
+    def load_net(self, architecture: Any, **how: Any) -> Any:
+        """Return the checkpoint as a class of transformers, with the adapter merged in.
+
+        Args:
+            architecture: The class.
+            **how: Further arguments of `load_hf_model`.
+        """
+        net = load_hf_model(architecture, self.source, device=self.device, dtype=self.dtype, **how)
+        if self.adapter is None:
+            return net
+        from mer_plugins.merging import merge
+
+        return merge(net, self.adapter, self.adapter_prefixes)
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -190,9 +205,27 @@ def cards(
             options=build.options_table,
             model=row.model,
             layers=build.default_layers,
+            takes_adapter=True,
             **facts,
         )
         for row in table
+    )
+
+
+def adapted_cards(
+    build: type[TransformerExtractor[Any]], table: Sequence[Checkpoint], *names: str, **facts: Any
+) -> tuple[ExtractorCard, ...]:
+    """Return cards `NAME-lora` for some rows of a table: the checkpoint with the store's adapter so named."""
+    rows = {row.name: row for row in table}
+    return tuple(
+        replace(
+            card,
+            name=f"{name}-lora",
+            adapter=f"{name}-lora",
+            summary=f"{card.model} with the store's adapter {name}-lora",
+        )
+        for name in names
+        for card in cards(build, [rows[name]], **facts)
     )
 
 

@@ -21,6 +21,9 @@ INTERRUPTED = 130
 @click.option("--plugin", required=True, metavar="NAME", help="The extractor; see mer-fs plugins.")
 @click.option("--model", metavar="PATH|ID", help="Checkpoint: a local folder or a hub id.")
 @click.option("--revision", metavar="REV", help="Revision of a hub checkpoint.")
+@click.option(
+    "--adapter", default="", metavar="NAME|PATH", help="LoRA or the like to merge in; mer-fs adapters."
+)
 @click.option("--layers", metavar="WHICH", help="last, last4, all, one layer k or a band i-j (summed).")
 @names_option("--level", "levels", "utt, frame or utt,frame (one pass for both).")
 @click.option("--as", "name", default="", metavar="STEM", help="Name of the spaces: STEM-UTT, STEM-FRA.")
@@ -72,6 +75,7 @@ def _request(said: dict[str, Any]) -> "Request":
     return Request(
         plugin=said["plugin"],
         options=Options(**{name: said[name] for name in names}, extra=dict(said["extra"])),
+        adapter=said["adapter"],
         levels=said["levels"] or (),
         name=said["name"],
         dtype=said["dtype"],

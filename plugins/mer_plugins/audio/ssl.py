@@ -18,7 +18,7 @@ from mer_plugins.checkpoints import Checkpoint
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError, PluginError
 from mer_plugins.media import RATE, read_audio
-from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards
+from mer_plugins.transformer import OPTIONS, TransformerExtractor, adapted_cards, cards
 from mer_plugins.windows import windows
 
 Wave = NDArray[np.float32]
@@ -201,16 +201,18 @@ TABLE = (
     Checkpoint("data2vec-audio-large", "facebook/data2vec-audio-large-960h", 1024, 24, _APACHE),
 )  # fmt: skip
 
+_FACTS: dict[str, Any] = {"modality": "audio", "levels": ("utt", "frame")}
 CARDS = (
-    *cards(SpeechEncoder, TABLE, modality="audio", levels=("utt", "frame")),
+    *cards(SpeechEncoder, TABLE, **_FACTS),
+    *adapted_cards(SpeechEncoder, TABLE, "hubert-large", "chinese-hubert-large", **_FACTS),
     ExtractorCard(
         name="hf-audio",
-        modality="audio",
-        levels=("utt", "frame"),
         summary="any wav2vec2-like speech encoder: --model PATH_OR_ID",
         build=SpeechEncoder,
         options=SpeechEncoder.options_table,
         needs_model=True,
         layers=SpeechEncoder.default_layers,
+        takes_adapter=True,
+        **_FACTS,
     ),
 )

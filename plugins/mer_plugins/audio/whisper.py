@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.records import Clip
-from mer_plugins.checkpoints import Checkpoint, load_hf_model
+from mer_plugins.checkpoints import Checkpoint
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError
 from mer_plugins.media import RATE, read_audio
@@ -31,6 +31,7 @@ class Whisper(TransformerExtractor[Wave]):
 
     kinds = ("whisper",)
     sizes = ("d_model", "encoder_layers")
+    adapter_prefixes = ("model.encoder.", "encoder.")
     frame_hz = RATE / HOP
     batch_cost = 8.0  # windows of 30 s
 
@@ -51,13 +52,7 @@ class Whisper(TransformerExtractor[Wave]):
 
         # Checkpoints name the encoder's tensors `model.encoder.…`; without the mapping the encoder's own
         # class finds none of them and would be all random numbers.
-        self.net = load_hf_model(
-            WhisperEncoder,
-            self.source,
-            device=self.device,
-            dtype=self.dtype,
-            key_mapping={r"^(model\.)?encoder\.": ""},
-        )
+        self.net = self.load_net(WhisperEncoder, key_mapping={r"^(model\.)?encoder\.": ""})
         # All Whispers hear alike but for the number of mel bands, so the folder need not say how.
         bands = int(self.source.config.get("num_mel_bins", 80))
         make: Any = WhisperFeatureExtractor

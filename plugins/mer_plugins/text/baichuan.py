@@ -11,7 +11,7 @@ from typing import Any
 from mer_plugins.checkpoints import Checkpoint
 from mer_plugins.errors import PluginError
 from mer_plugins.text.decoder import TextDecoder
-from mer_plugins.transformer import cards
+from mer_plugins.transformer import adapted_cards, cards
 
 
 class Baichuan(TextDecoder):
@@ -65,11 +65,10 @@ TABLE = (
     Checkpoint("baichuan2-13b", "baichuan-inc/Baichuan2-13B-Base", 5120, 40, _SECOND),
 )
 
-CARDS = cards(
-    Baichuan,
-    TABLE,
-    modality="text",
-    levels=("utt", "frame"),
-    requires=("sentencepiece",),
-    install="pip install 'mer-fs[text]'",
-)
+_FACTS: dict[str, Any] = {
+    "modality": "text",
+    "levels": ("utt", "frame"),
+    "requires": ("sentencepiece",),
+    "install": "pip install 'mer-fs[text]'",
+}
+CARDS = (*cards(Baichuan, TABLE, **_FACTS), *adapted_cards(Baichuan, TABLE, "baichuan-13b", **_FACTS))

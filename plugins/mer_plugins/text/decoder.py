@@ -154,5 +154,6 @@ CARDS = (
         options=TextDecoder.options_table,
         needs_model=True,
         layers=TextDecoder.default_layers,
+        takes_adapter=True,
     ),
 )

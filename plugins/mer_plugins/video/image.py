@@ -22,7 +22,7 @@ from mer_plugins.checkpoints import Checkpoint
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError, PluginError
 from mer_plugins.media import iter_frames
-from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards
+from mer_plugins.transformer import OPTIONS, TransformerExtractor, adapted_cards, cards
 from mer_plugins.video.faces import FACE_OPTIONS, FaceCropper
 from mer_plugins.video.pixels import Frames, Pixels
 
@@ -186,6 +186,7 @@ _FACTS: dict[str, Any] = {
 }
 CARDS = (
     *cards(ImageEncoder, TABLE, **_FACTS),
+    *adapted_cards(ImageEncoder, TABLE, "clip-vit-large", **_FACTS),
     ExtractorCard(
         name="hf-image",
         summary="any vision transformer, frame by frame: --model PATH_OR_ID",
@@ -193,6 +194,7 @@ CARDS = (
         options=ImageEncoder.options_table,
         needs_model=True,
         layers=ImageEncoder.default_layers,
+        takes_adapter=True,
         **_FACTS,
     ),
 )

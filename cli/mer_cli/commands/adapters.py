@@ -1,0 +1,101 @@
+"""`mer-fs adapters`: the group, and what it lists when called alone."""
+
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from mer_cli.app import LazyGroup, at_option, command, emit, open_store, store_option, table
+
+COMMANDS = {
+    "list": ("mer_cli.commands.adapters:adapters_list", "List adapters: base model, layers, rank, labels."),
+    "add": ("mer_cli.commands.adapters_add:adapters_add", "Take in an adapter that peft saved."),
+    "show": ("mer_cli.commands.adapters:adapters_show", "Show an adapter's card."),
+    "export": ("mer_cli.commands.adapters:adapters_export", "Write an adapter as peft reads it."),
+}
+
+
+@command("adapters", cls=LazyGroup, lazy=COMMANDS, invoke_without_command=True)
+@store_option
+@at_option
+def adapters(store_url: str, at: int | None) -> None:
+    """List LoRA and other adapters, or add, show and export them."""
+    context = click.get_current_context()
+    if context.invoked_subcommand is None:
+        _list(store_url, at)
+    elif context.get_parameter_source("store_url") is ParameterSource.COMMANDLINE or at is not None:
+        name = context.invoked_subcommand
+        raise click.UsageError(f"put --store and --at behind the command: mer-fs adapters {name} --store …")
+
+
+@command("list")
+@store_option
+@at_option
+def adapters_list(store_url: str, at: int | None) -> None:
+    """List adapters, oldest first."""
+    _list(store_url, at)
+
+
+@command("show")
+@store_option
+@at_option
+@click.argument("name")
+def adapters_show(store_url: str, at: int | None, name: str) -> None:
+    """Show the card of adapter NAME: base model, what it changes, which labels it was trained on."""
+    bundle = open_store(store_url, at).adapters[name]
+    card = bundle.json("card.json")
+    emit(card, lambda: _print(name, card))
+
+
+@command("export")
+@store_option
+@at_option
+@click.argument("name")
+@click.option("--to", required=True, type=click.Path(file_okay=False), help="A folder, made if need be.")
+def adapters_export(store_url: str, at: int | None, name: str, to: str) -> None:
+    """Write the files of adapter NAME into a folder, for PeftModel.from_pretrained."""
+    from pathlib import Path
+
+    from mer_plugins.adapters import export
+
+    files = [str(file) for file in export(open_store(store_url, at), name, Path(to))]
+    emit(files, lambda: click.echo("\n".join(files)))
+
+
+def _list(store_url: str, at: int | None) -> None:
+    found = [{"name": name, **bundle.attrs} for name, bundle in open_store(store_url, at).adapters.items()]
+    emit(found, lambda: _table(found))
+
+
+def _table(found: list[dict[str, Any]]) -> None:
+    if not found:
+        click.echo("no adapters yet; add one that peft saved: mer-fs adapters add FOLDER --as NAME")
+        return
+    columns = ("adapter", "type", "base", "rank", "blocks", "changes", "parameters", "labels")
+    rows = [
+        (
+            f["name"], f["type"], f["base"], f["rank"], _band(f["layers"]), ", ".join(f["targets"]),
+            f["parameters"], f["labels"],
+        )
+        for f in found
+    ]  # fmt: skip
+    table("", columns, rows)
+
+
+def _band(layers: list[int]) -> str:
+    if layers and layers == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def _print(name: str, card: dict[str, Any]) -> None:
+    base, training = card["base"], card["training"]
+    click.echo(f"{click.style(name, bold=True)}: {card['type']}, rank {card['rank']}, alpha {card['alpha']}")
+    click.echo(f"  base        {base['model']} {base['revision']}")
+    click.echo(f"  weights     {base['weights_sha256'] or 'not known (mer-fs adapters add --base PATH)'}")
+    click.echo(f"  changes     {', '.join(card['targets'])} in blocks {_band(card['layers'])}")
+    click.echo(f"  parameters  {card['parameters']:,}")
+    if training is None:
+        click.echo("  trained on  not known (mer-fs adapters add --labels LAYER)")
+    else:
+        click.echo(f"  trained on  labels/{training['labels']}, {len(training['keys'])} clips")
