@@ -19,6 +19,7 @@ COMMANDS = {
     "priors": ("mer_cli.commands.priors:priors", "Estimate the class shares of a split."),
     "strategies": ("mer_cli.commands.strategies:strategies", "List the ways of voting and selecting."),
     "pseudo-label": ("mer_cli.commands.pseudo_label:pseudo_label", "Publish a round of pseudo-labels."),
+    "self-train": ("mer_cli.commands.self_train:self_train", "Train, label and train again while it helps."),
     "report": ("mer_cli.commands.report:report", "Write an HTML report with figures."),
     "rerun": ("mer_cli.commands.rerun:rerun", "Train a run again and compare the two."),
     "rm": ("mer_cli.commands.zoo_rm:rm", "Remove a run and its evaluations."),

@@ -145,6 +145,29 @@ def test_predictions_can_be_adjusted(url: str) -> None:
     assert plain != adjusted
 
 
+def test_self_train(tmp_path: Path) -> None:
+    """The loop as typed: a table a round, precision per class against an audit layer, and again for nothing."""
+    url = make_store(tmp_path / "store").url
+    line = (
+        "self-train", "mlp", "--features", "sound-UTT", "--member", "mlp:words-UTT", "--rounds", "1",
+        "--audit", "truth", "--threshold", "0.4", "--expert", "mlp:words-UTT", "--expert-classes", "sad",
+        *QUICK,
+    )  # fmt: skip
+    done = run(url, *line)
+    assert done.exit_code == 0, done.output
+    for text in ("trained round0-mlp-words-UTT", "published round1: ", "measured", "the best is ", "/18"):
+        assert text in done.output
+    before = Store.open(url).commit
+    document = as_json(url, *line)
+    assert Store.open(url).commit == before
+    assert document["stages"][1]["layer"] == "round1"
+    known = sum(m["known"] for m in document["stages"][1]["measured"].values())
+    assert known == document["stages"][1]["kept"]
+    refused = run(url, *line, "--seed", "1")
+    assert refused.exit_code == 1
+    assert "begun with other options: training.seed was 0 and is 1" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

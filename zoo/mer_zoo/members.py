@@ -203,14 +203,20 @@ def collect(
             said = found[run.name].calibrator(said)
         probs[m, at], cast[m, at] = said[:, columns], True
     names = tuple(f"runs/{run.name}" for run in runs)
-    held = _held_out(store, runs, classes, method, names)
+    held = collect_held_out(store, runs, classes, method=method)
     return Ballot(names, classes, tuple(keys), probs, cast, held), found
 
 
-def _held_out(
-    store: "Store", runs: Sequence[Run], classes: tuple[str, ...], method: str, names: tuple[str, ...]
+def collect_held_out(
+    store: "Store", runs: Sequence[Run], classes: tuple[str, ...], *, method: str = "none"
 ) -> HeldOut:
-    """Gather out-of-fold predictions, calibrated across folds; in halves of whole folds."""
+    """Gather members' out-of-fold predictions, calibrated across folds, in halves of whole folds.
+
+    Raises:
+        BadInput: A run knows other classes.
+        ZooError: A run has no out-of-fold predictions.
+    """
+    names = tuple(f"runs/{run.name}" for run in runs)
     each = [out_of_fold(store, run) for run in runs]
     keys = tuple(sorted({key for held in each for key in held.keys}))
     place = {key: i for i, key in enumerate(keys)}
