@@ -125,7 +125,7 @@ def run(*, quick: bool, folder: Path | None = None) -> None:
 def _append(results: Results, corpus: Corpus, backend: str) -> Store:
     """Appending, as a share of appending to a flat file; both flushed to the disk."""
     raw, ours, stores = [], [], []
-    for _ in range(2):
+    for _ in range(3):
         raw.append(seconds(corpus.write_flat))
         shutil.rmtree(corpus.folder / backend, ignore_errors=True)
         ours.append(seconds(lambda: stores.append(corpus.write_store(backend))))

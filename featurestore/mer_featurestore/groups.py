@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BACKENDS = ("zarr", "hdf5")
 SINGLE_FILE = ""  # how `Entry.files` names the file of a group that is one file
 ROW_BLOCK = 1 << 22
+WRITE_STEP = 1 << 20
 RESTORE = "restore it from a copy, or remove it and extract again; `mer-fs verify` lists all damage"
 
 
@@ -292,6 +293,17 @@ def pieces_of(array: "NDArray[Any] | Blocks", rows: int) -> Iterator[tuple[int, 
         yield first, buffer[:filled]
     if first + filled != total:
         raise ValueError(f"the pieces have {first + filled} rows, the whole has {total}")
+
+
+def write_all(file: io.RawIOBase, data: memoryview) -> None:
+    """Write bytes to an unbuffered file, in steps of 1 MB.
+
+    Larger steps make the kernel look for larger pages, which takes several times as long when memory is
+    fragmented.
+    """
+    done = 0
+    while done < len(data):
+        done += file.write(data[done : done + WRITE_STEP]) or 0
 
 
 def need_files(missing: Collection[str]) -> None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer_featurestore.groups import write_all
+
 if TYPE_CHECKING:
     from mer_featurestore.storage import Storage
 
@@ -53,12 +55,10 @@ class Sink(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all of it."""
-        left = memoryview(data).cast("B")
-        size = len(left)
+        raw = memoryview(data).cast("B")
         with self._noted():
-            while len(left):
-                left = left[self._file.write(left) :]
-        return size
+            write_all(self._file, raw)
+        return len(raw)
 
     def truncate(self, size: int | None = None) -> int:
         """Set the size."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.errors import Damaged
-from mer_featurestore.groups import Blocks, Layout, need_files, pieces_of, row_bytes
+from mer_featurestore.groups import Blocks, Layout, need_files, pieces_of, row_bytes, write_all
 
 METADATA = "zarr.json"
 CHUNK_BYTES = 1 << 19
@@ -57,11 +57,11 @@ def write_array(folder: Path, array: "NDArray[Any] | Blocks") -> None:
         path = folder.joinpath("c", str(start // shard), *["0"] * (len(array.shape) - 1))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb", buffering=0) as file:
-            _write_all(file, np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8).data)
+            write_all(file, np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8).data)
             if shard > chunk:
                 full = -(-len(piece) // chunk) * chunk
-                _write_all(file, memoryview(bytes((full - len(piece)) * one)))
-                _write_all(file, memoryview(_index(full // chunk, shard // chunk, chunk * one)))
+                write_all(file, memoryview(bytes((full - len(piece)) * one)))
+                write_all(file, memoryview(_index(full // chunk, shard // chunk, chunk * one)))
 
 
 def read_index(read: ReadRange, file: str, size: int, chunks: int) -> NDArray[np.uint64]:
@@ -153,11 +153,6 @@ def _index(present: int, chunks: int, chunk_bytes: int) -> bytes:
     index[:present, 1] = chunk_bytes
     data = index.tobytes()
     return data + int(google_crc32c.value(data)).to_bytes(4, "little")
-
-
-def _write_all(file: Any, data: memoryview) -> None:
-    while len(data):  # one call writes at most 2 GB
-        data = data[file.write(data) :]
 
 
 def _is_sharded(metadata: Mapping[str, Any]) -> bool:
