@@ -8,6 +8,7 @@ COMMANDS = {
     "init": ("mer_cli.commands.init:init", "Make an empty store."),
     "ingest": ("mer_cli.commands.ingest:ingest", "Add clips from a CSV catalogue."),
     "plugins": ("mer_cli.commands.plugins:plugins", "List extractor plugins and what they need."),
+    "plugin": ("mer_cli.commands.plugin:plugin", "Write a plugin of your own, and check one."),
     "extract": ("mer_cli.commands.extract:extract", "Turn clips into features, resuming where it stopped."),
     "spaces": ("mer_cli.commands.spaces:spaces", "List feature spaces."),
     "clips": ("mer_cli.commands.clips:clips", "List clips by split, speaker and modality."),
