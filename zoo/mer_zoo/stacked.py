@@ -1,8 +1,13 @@
 """Training members of equal shape as one computation: one forward pass serves the whole stack.
 
-`torch.func.vmap` maps the model over the stack. All parameters of all members lie in one tensor `[M, P]`, so
+`torch.func.vmap` maps the model over the stack. Each parameter of all members lies in one tensor `[M, …]`, so
 that one fused Adam step updates everything, each member with its own learning rate, weight decay and step
 count. A member that has stopped leaves the stack.
+
+What took the time, and why the code is as it is: the gradient of a stacked weight comes out of the batched
+product as `[M, in, out]`, so weights lie that way too (turning `[M, 128, 5120]` around takes longer than the
+product); cutting parameters out of one flat tensor would join the gradients by a copy; large temporaries cost
+page faults, so that validation goes in small batches.
 """
 
 import warnings
@@ -18,6 +23,7 @@ from mer_featurestore.records import canonical_json
 from mer_zoo.contract import Output, Sequences
 from mer_zoo.models.blocks import Dropout
 from mer_zoo.prepared import Prepared
+from mer_zoo.stacked_adam import StackedAdam
 from mer_zoo.training import (
     Fitted,
     Member,
@@ -31,7 +37,8 @@ from mer_zoo.training import (
 
 Track = Callable[[Fitted, bool], None]
 MOST = 512  # members of one stack
-_VALID_BATCH = 512
+_VALID_ROWS, _LEAST_VALID = 1024, 32  # clips of all members, and of each at least, in one validation batch
+_MATRICES = 3  # axes of a stack of matrices
 _WORD = 4  # int16 values in one int64 of noise
 
 
@@ -139,10 +146,12 @@ class Stack:
         self.module = modules[0]
         self._check()
         parameters = [dict(module.named_parameters()) for module in modules]
-        self.shapes = {name: p.shape for name, p in parameters[0].items()}
-        self.sizes = [p.numel() for p in parameters[0].values()]
-        rows = [torch.cat([p.detach().flatten() for p in ps.values()]) for ps in parameters]
-        self.flat = torch.stack(rows).requires_grad_()
+        self.leaves = {
+            name: torch.stack([_turned(ps[name].detach()) for ps in parameters]).requires_grad_()
+            for name in parameters[0]
+        }
+        settings = [member.settings for member in self.members]
+        self.optimizer = StackedAdam(list(self.leaves.values()), settings)
         buffers = [dict(module.named_buffers()) for module in modules]
         names = [name for name in buffers[0] if not name.endswith("multiplier")]
         self.buffers = {name: torch.stack([b[name] for b in buffers]) for name in names}
@@ -152,7 +161,6 @@ class Stack:
         self.targets = [loss_targets(task.targets, member) for member in self.members]
         self.valid = _padded([member.valid for member in self.members]).to(self.device)
         self.layouts: dict[tuple[int, ...], Layout] = {}
-        self._optimize({})
 
     def losses(self, index: Sequence[Tensor], real: Sequence[Tensor] | None = None) -> Tensor:
         """Return each member's loss, `[M]`, over its clips `index`; one without clips has the loss 0.
@@ -206,7 +214,8 @@ class Stack:
         """Return logits `[m, C]` of each member's validation clips."""
         self.module.eval()
         parts = []
-        for at in torch.split(self.valid, _VALID_BATCH, dim=1):
+        size = max(_LEAST_VALID, _VALID_ROWS // len(self.members))
+        for at in torch.split(self.valid, size, dim=1):
             batch = self.task.features.batch(at)
             parts.append(vmap(self._logits)(self._parameters(), self.buffers, batch))
         logits = torch.cat(parts, 1)
@@ -214,10 +223,9 @@ class Stack:
 
     def state(self, row: int) -> dict[str, Tensor]:
         """Return a member's state dict, copied to the CPU."""
-        values = torch.split(self.flat.detach()[row], self.sizes)
         parameters = {
-            name: value.view(shape).cpu().clone()
-            for (name, shape), value in zip(self.shapes.items(), values, strict=True)
+            name: _turned(leaf.detach()[row]).cpu().clone(memory_format=torch.contiguous_format)
+            for name, leaf in self.leaves.items()
         }
         return {**parameters, **{name: self.buffers[name][row].cpu().clone() for name in self.stored}}
 
@@ -225,14 +233,13 @@ class Stack:
         """Let all but these members leave."""
         if not rows:
             return
-        states = {new: self.optimizer.state[self.rows[old]] for new, old in enumerate(rows)}
         at = torch.tensor(rows, device=self.device)
-        self.flat = self.flat.detach()[at].requires_grad_()
+        self.leaves = {name: leaf.detach()[at].requires_grad_() for name, leaf in self.leaves.items()}
+        self.optimizer.keep(rows, list(self.leaves.values()))
         self.buffers = {name: buffer[at] for name, buffer in self.buffers.items()}
         self.valid, self.layouts = self.valid[at], {}
         for name in ("members", "orders", "targets", "generators", "dropouts"):
             setattr(self, name, [getattr(self, name)[row] for row in rows])
-        self._optimize(states)
 
     def _build(self) -> tuple[list[Prepared], list[torch.Generator]]:
         """Build the modules as the loop does, and keep each member's random state behind it."""
@@ -254,29 +261,12 @@ class Stack:
         if foreign:
             raise UnstackableError(f"{foreign[0]} draws its own noise")
 
-    def _optimize(self, states: dict[int, dict[str, Tensor]]) -> None:
-        """Make an optimizer over the rows of the flat parameters, with the `states` of the last one."""
-        self.rows = [row.requires_grad_() for row in self.flat.detach()]
-        groups = [
-            {"params": [row], "lr": member.settings.lr, "weight_decay": member.settings.weight_decay}
-            for row, member in zip(self.rows, self.members, strict=True)
-        ]
-        self.optimizer = torch.optim.Adam(_merged(groups), fused=True)
-        for number, state in states.items():
-            self.optimizer.state[self.rows[number]] = state
-
     def _step(self, losses: Tensor, active: Sequence[bool]) -> None:
-        (grad,) = torch.autograd.grad(losses.sum(), self.flat)
-        for row, part, acts in zip(self.rows, grad, active, strict=True):
-            row.grad = part if acts else None  # without a gradient Adam passes a member over
-        self.optimizer.step()
+        gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()), allow_unused=True)
+        self.optimizer.step(gradients, active)
 
     def _parameters(self) -> dict[str, Tensor]:
-        values = torch.split(self.flat, self.sizes, 1)
-        return {
-            name: value.view(-1, *shape)
-            for (name, shape), value in zip(self.shapes.items(), values, strict=True)
-        }
+        return {name: leaf.mT if leaf.dim() == _MATRICES else leaf for name, leaf in self.leaves.items()}
 
     def _call(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: dict[str, Sequences]
@@ -312,7 +302,8 @@ class Stack:
                     row.random_(-(2**63), None, generator=generator)
         else:
             drawn.random_(-(2**63), None, generator=self.generators[0])
-        multiplier = torch.where(drawn.view(torch.int16) >= layout.threshold, layout.scale, 0.0)
+        kept = drawn.view(torch.int16) >= layout.threshold
+        multiplier = kept.float().mul_(layout.scale)  # a third of the time of torch.where
         starts = [0, *accumulate(layout.words)]
         return {
             f"{name}.multiplier": multiplier[:, _WORD * start : _WORD * start + shape.numel()].view(
@@ -365,16 +356,12 @@ def _dropouts(module: nn.Module) -> dict[str, Dropout]:
     return {name: m for name, m in module.named_modules() if isinstance(m, Dropout) and m.rate > 0}
 
 
+def _turned(parameter: Tensor) -> Tensor:
+    """Turn a matrix around; it lies in a stack as its gradient comes."""
+    return parameter.T if parameter.dim() == _MATRICES - 1 else parameter
+
+
 def _padded(parts: Sequence[Tensor]) -> Tensor:
     """Stack indices of unequal number, filled up with each one's first."""
     longest = max(len(part) for part in parts)
     return torch.stack([torch.cat([part, part[:1].expand(longest - len(part))]) for part in parts])
-
-
-def _merged(groups: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """Join optimizer groups of equal settings, so that one fused step serves them all."""
-    joined: dict[tuple[object, object], dict[str, object]] = {}
-    for group in groups:
-        same = joined.setdefault((group["lr"], group["weight_decay"]), {**group, "params": []})
-        same["params"] += group["params"]  # type: ignore[operator]  # a list of tensors
-    return list(joined.values())
