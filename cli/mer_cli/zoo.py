@@ -7,6 +7,7 @@ from mer_cli.app import LazyGroup
 COMMANDS = {
     "models": ("mer_cli.commands.models:models", "List fusion models and their parameters."),
     "train": ("mer_cli.commands.train:train", "Train a model over K folds from a feature store."),
+    "search": ("mer_cli.commands.search:search", "Search a model's settings and train the best."),
     "runs": ("mer_cli.commands.runs:runs", "List runs with their scores."),
     "show": ("mer_cli.commands.show:show", "Show one run: configuration, scores, folds."),
     "predict": ("mer_cli.commands.predict:predict", "Predict any split with a run."),
@@ -20,6 +21,10 @@ COMMANDS = {
     "strategies": ("mer_cli.commands.strategies:strategies", "List the ways of voting and selecting."),
     "pseudo-label": ("mer_cli.commands.pseudo_label:pseudo_label", "Publish a round of pseudo-labels."),
     "self-train": ("mer_cli.commands.self_train:self_train", "Train, label and train again while it helps."),
+    "ablate": ("mer_cli.commands.ablate:ablate", "Take AGT apart: guidance, gate, encoder, vote."),
+    "sweep-threshold": ("mer_cli.commands.sweep_threshold:sweep_threshold", "Try confidence thresholds."),
+    "robustness": ("mer_cli.commands.robustness:robustness", "Corrupt what a run reads, and score it."),
+    "vote-shift": ("mer_cli.commands.vote_shift:vote_shift", "Compare votes under other class shares."),
     "report": ("mer_cli.commands.report:report", "Write an HTML report with figures."),
     "rerun": ("mer_cli.commands.rerun:rerun", "Train a run again and compare the two."),
     "rm": ("mer_cli.commands.zoo_rm:rm", "Remove a run and its evaluations."),

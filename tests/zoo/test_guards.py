@@ -22,10 +22,12 @@ SMALL = {"hidden": 4}
 ONCE = Settings(epochs=1)
 
 
-def adapt(store: Store, card: dict[str, Any] | None, parents: tuple[str, ...] = ("labels/gold",)) -> Store:
-    """Add an adapter with this card, and a space `tuned-UTT` that stands on it."""
-    files = {} if card is None else {"card.json": json.dumps(card).encode()}
-    store.adapters.add("lora", {**files, "adapter.safetensors": b"x"}, parents=parents)
+def adapt(
+    store: Store, training: dict[str, Any] | None, parents: tuple[str, ...] = ("labels/gold",)
+) -> Store:
+    """Add an adapter whose card says this of its training, and a space `tuned-UTT` that stands on it."""
+    card = json.dumps({"format": 1, "training": training}).encode()
+    store.adapters.add("lora", {"card.json": card, "adapter_model.safetensors": b"x"}, parents=parents)
     spec = SpaceSpec(
         name="tuned-UTT", modality="audio", level="utt", row_shape=(3,), parents=("adapters/lora",)
     )
@@ -48,7 +50,7 @@ def plan(store: Store, **options: Any) -> Any:
 
 def test_an_adapter_that_saw_the_validation_labels_is_noticed(store: Store) -> None:
     """Features of an adapter tuned on the clips now validated on: a notice with its name; strict refuses."""
-    adapt(store, {"trained_on": ["train-00", "train-01", "test-00"]})
+    adapt(store, {"labels": "gold", "keys": ["train-00", "train-01", "test-00"], "folds": None})
     (notice,) = plan(store, features=["tuned-UTT"]).notices
     assert notice.startswith(
         "tuned-UTT comes from adapters/lora, which was tuned on the labels of 2 of the 49"
@@ -70,24 +72,24 @@ def test_a_card_that_says_nothing_is_taken_at_its_worst(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "card",
-    [{"trained_on": ["test-00"]}, {"trained_on": []}, {"out_of_fold": True, "trained_on": ["train-00"]}],
+    "training",
+    [{"keys": ["test-00"]}, {"keys": [], "folds": None}, {"keys": ["train-00"], "folds": {"train-00": 1}}],
 )
-def test_an_adapter_that_saw_none_of_these_labels_is_fine(store: Store, card: dict[str, Any]) -> None:
+def test_an_adapter_that_saw_none_of_these_labels_is_fine(store: Store, training: dict[str, Any]) -> None:
     """Other clips, no clips, or out-of-fold extraction: nothing to notice, and strict trains."""
-    adapt(store, card)
+    adapt(store, training)
     assert plan(store, features=["tuned-UTT"], strict=True).notices == ()
 
 
 def test_an_adapter_without_labels_is_fine(store: Store) -> None:
     """One made without labels (an alignment of unlabelled clips) leaks none."""
-    adapt(store, {"base": "clip"}, parents=("features/sound-UTT",))
+    adapt(store, None, parents=("features/sound-UTT",))
     assert plan(store, features=["tuned-UTT"]).notices == ()
 
 
 def test_an_adapter_far_above_is_found(store: Store) -> None:
     """The lineage is walked to its top: a space derived from a tuned space leaks as well."""
-    adapt(store, {"trained_on": ["train-00"]})
+    adapt(store, {"keys": ["train-00"]})
     spec = SpaceSpec(
         name="derived-UTT", modality="audio", level="utt", row_shape=(2,), parents=("features/tuned-UTT",)
     )
@@ -102,7 +104,7 @@ def test_an_adapter_that_is_gone_is_told(store: Store) -> None:
     """When the adapter was removed, nobody knows what it saw, and the notice says that."""
     from mer_featurestore.maintenance import remove
 
-    adapt(store, {"trained_on": []})
+    adapt(store, {"keys": []})
     remove(store, "adapters/lora", force=True)
     assert "which is gone" in plan(store, features=["tuned-UTT"]).notices[0]
 
@@ -177,3 +179,25 @@ def test_every_use_of_a_run_refuses_other_features(store: Store) -> None:
     for use in uses:
         with pytest.raises(FingerprintMismatch, match=r"a was trained on 'face-UTT' with fingerprint 000"):
             use()
+
+
+def test_an_adapter_taken_in_by_the_store_is_understood(store: Store, tmp_path: Any) -> None:
+    """What `mer-fs adapters add --labels gold --split train` notes is what the guard reads."""
+    import torch
+    from safetensors.torch import save_file
+
+    from mer_plugins import adapters
+
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "some/base",
+        "r": 2,
+        "lora_alpha": 4,
+        "bias": "none",
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    module = "base_model.model.encoder.layers.0.attention.q_proj"
+    weights = {f"{module}.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    bundle = adapters.add(store, tmp_path, "lora", labels="gold", split=["train"])
+    assert labels_seen(store, bundle) == {k for k in store.labels["gold"].keys if not k.startswith("test")}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mer_featurestore.lineage import ancestors
+from mer_plugins.adapters import CARD
 from mer_zoo.errors import ZooError
 from mer_zoo.trainset import HUMAN, TEST
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from mer_zoo.runs import Run
     from mer_zoo.spaces import Inputs
 
-CARD = "card.json"
 _ADAPTERS = "adapters/"
 _SHOWN = 3
 
@@ -75,15 +75,14 @@ def tuned_on_validation(store: "Store", inputs: "Inputs", validated: Iterable[st
 def labels_seen(store: "Store", adapter: "Bundle") -> set[str]:
     """Return the clips whose labels decided the features that an adapter gives them.
 
-    The adapter's `card.json` says so: `trained_on` lists the clips; `out_of_fold` true means that each clip
-    is extracted with weights that never saw its label. A card without these is taken at its worst: every
-    labelled clip of the label layers among the adapter's parents was seen.
+    The adapter's `card.json` says so under `training` (see `mer_plugins.adapters`): `keys` are the clips;
+    `folds` means that there are weights per fold, and each clip is extracted with those that never saw its
+    label. A card that does not say is taken at its worst: every clip that people labelled in the label layers
+    among the adapter's parents was seen.
     """
-    card: Mapping[str, Any] = adapter.json(CARD) if CARD in adapter.files else {}
-    if card.get("out_of_fold"):
-        return set()
-    if "trained_on" in card:
-        return set(card["trained_on"])
+    training: Mapping[str, Any] = adapter.json(CARD).get("training") or {} if CARD in adapter.files else {}
+    if training:
+        return set() if training.get("folds") else set(training["keys"])
     layers = [p.removeprefix("labels/") for p in adapter.parents if p.startswith("labels/")]
     return {
         key

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mer_featurestore.errors import StoreError, UnknownName
 from mer_featurestore.maintenance import RemoveReport, remove
-from mer_zoo.runs import list_evaluations
+from mer_zoo.runs import EVALUATION, SEARCH
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def remove_run(
     store: "Store", name: str, *, dry_run: bool = False, force: bool = False, command: str = ""
 ) -> RemoveReport:
-    """Remove a run, a search or a record from later snapshots, a run with the records of its evaluations.
+    """Remove a run or a record from later snapshots, a run with its evaluations and its search.
 
     That the evaluations were made stays in the journal.
 
@@ -32,7 +32,11 @@ def remove_run(
     if name not in store.runs:
         raise UnknownName("run", name, store.runs)
     report = remove(store, f"runs/{name}", dry_run=True)
-    records = [f"runs/{bundle.name}" for bundle in list_evaluations(store, name)]
+    records = [
+        f"runs/{bundle.name}"
+        for bundle in store.runs.values()
+        if bundle.attrs.get("type") in (EVALUATION, SEARCH) and bundle.attrs.get("run") == name
+    ]
     others = tuple(ref for ref in report.dependents if ref not in records)
     if dry_run:
         return replace(report, dependents=others)

@@ -284,6 +284,15 @@ def _what(bundle: "Bundle") -> tuple[str, str]:
     )
 
 
+def find_search(store: "Store", name: str) -> dict[str, Any] | None:
+    """Return what a search found, as plain JSON values; None when that is no search."""
+    bundle = store.runs.get(name)
+    if bundle is None or bundle.attrs.get("type") != SEARCH:
+        return None
+    found: dict[str, Any] = bundle.json("search.json")
+    return found
+
+
 def list_runs(store: "Store") -> list[str]:
     """Return the names of the training runs, oldest first."""
     bundles = [b for b in store.runs.values() if b.attrs.get("type") == RUN]

@@ -19,7 +19,16 @@ from mer_zoo.fit import fit
 from mer_zoo.metrics import Scores, mean_std, score
 from mer_zoo.planning import Plan, make_plan
 from mer_zoo.prepared import mean_probs
-from mer_zoo.runs import MEAN_OF_FOLDS, OUT_OF_FOLD, Predictions, RunConfig, rebuild, run_facts, run_files
+from mer_zoo.runs import (
+    MEAN_OF_FOLDS,
+    OUT_OF_FOLD,
+    Predictions,
+    Run,
+    RunConfig,
+    rebuild,
+    run_facts,
+    run_files,
+)
 from mer_zoo.settings import Settings
 from mer_zoo.tensorboard import event_files
 from mer_zoo.training import Fitted, ProgressCallback
@@ -133,7 +142,7 @@ def train(
         NameTaken: There is a run of that name.
     """
     began = time.monotonic()
-    _check_name(store, name)
+    check_name_is_free(store, name)
     plan = make_plan(
         store,
         card,
@@ -197,7 +206,7 @@ def carry_out(
         NameTaken: There is a run of that name.
     """
     began = time.monotonic() if began is None else began
-    _check_name(store, name)
+    check_name_is_free(store, name)
     config, chosen = plan.config, plan.chosen
     with event_files(tensorboard, name or store.runs.free_name(config.model), progress) as told:
         fitted = fit(plan.task(), plan.members(), device=plan.device, progress=told)
@@ -224,7 +233,22 @@ def carry_out(
     )
 
 
-def _check_name(store: "Store", name: str | None) -> None:
+def result_of(run: Run, notices: tuple[str, ...] = ()) -> RunResult:
+    """Tell of a run that is in the store already as if it had just been trained."""
+    return RunResult(
+        name=run.name,
+        scores=run.scores,
+        mean=run.metrics["mean"],
+        human=len(run.config.folds),
+        pseudo=len(run.config.pseudo),
+        folds=run.config.fold_count,
+        best_epochs=tuple(fold["best_epoch"] for fold in run.history),
+        seconds=0.0,
+        notices=notices,
+    )
+
+
+def check_name_is_free(store: "Store", name: str | None) -> None:
     """Refuse what could not be stored before an hour of training, not after."""
     if store.read_only:
         raise StoreError(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mer_cli.app import at_option, command, emit, open_store, store_option, table
+from mer_cli.search_view import print_trials
 from mer_cli.zoo_options import print_confusion, print_scores, shown
 
 if TYPE_CHECKING:
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 @store_option
 @at_option
 def show(run: str, store_url: str, at: int | None) -> None:
-    """Show one run: configuration, out-of-fold scores, folds, evaluations."""
-    from mer_zoo.runs import find_run, list_evaluations
+    """Show one run (configuration, out-of-fold scores, folds, evaluations), or the table of a search."""
+    from mer_zoo.runs import find_run, find_search, list_evaluations
 
     store = open_store(store_url, at)
+    searched = find_search(store, run)
+    if searched is not None:
+        emit(searched, lambda: print_trials(searched))
+        return
     found = find_run(store, run)
     document = {
         "name": found.name,
