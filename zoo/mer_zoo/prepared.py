@@ -36,8 +36,9 @@ class Prepared(nn.Module):
         if name not in self.standardised:
             return sequences
         features, mask = sequences
+        # Padding is not zero behind this: it is the model's to mask (see `mer_zoo.models.blocks.complete`).
         shifted = (features - self.get_buffer(f"mean_{name}")) * self.get_buffer(f"scale_{name}")
-        return Sequences(torch.where(mask.unsqueeze(-1), shifted, 0.0), mask)
+        return Sequences(shifted, mask)
 
 
 def fit_statistics(features: Features, train: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -44,6 +44,8 @@ def complete(batch: Batch, inputs: Mapping[str, int]) -> dict[str, Sequences]:
 def masked_mean(sequences: Sequences) -> Tensor:
     """Mean `[B, D]` over real frames; zero for a clip that has none."""
     features, mask = sequences
+    if features.shape[1] == 1:  # a single vector is its own mean
+        return torch.where(mask, features[:, 0], 0.0)
     total = torch.where(mask.unsqueeze(-1), features, 0.0).sum(1)
     return total / mask.sum(1, keepdim=True).clamp(min=1)
 
@@ -100,7 +102,7 @@ class Dropout(nn.Module):
             return x * self.multiplier
         if self.rate == 0:
             return x
-        return x * torch.where(draw_noise(x.shape, x.device) >= self.threshold, self.scale, 0.0)
+        return x * (draw_noise(x.shape, x.device) >= self.threshold).to(x.dtype).mul_(self.scale)
 
     def extra_repr(self) -> str:
         """Show the rate."""
