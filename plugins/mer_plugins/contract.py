@@ -25,8 +25,9 @@ class Options:
     Attributes:
         model: Hub id or local path of the checkpoint; None takes the card's own.
         revision: Pinned hub revision.
-        layers: `last`, `last4`, one layer `k`, a band `i-j` (all summed, as in the MERTools baseline), or
-            `all` (a layer axis). Layer 0 is the input of the first transformer block.
+        layers: `last`, `last4`, one layer `k`, a band `i-j` (all summed, as in the MERTools baseline),
+            `weighted:w0,w1,…` (all summed, each times its weight), or `all` (a layer axis). Layer 0 is the
+            input of the first transformer block.
         device: torch device; `auto` takes a GPU where there is one.
         dtype: Compute dtype of a neural encoder.
         adapter: A LoRA or the like to merge into the checkpoint; `mer_plugins.adapters.find` gets it.

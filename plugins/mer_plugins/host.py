@@ -166,6 +166,7 @@ def describe_extractors() -> list[dict[str, Any]]:
             "model": card.model,
             "needs_model": card.needs_model,
             "layers": card.layers,
+            "adapter": card.adapter,
             "options": {name: {"default": d, "help": h} for name, (d, h) in card.options.items()},
         }
         for offers in _extractors().values()

@@ -1,9 +1,11 @@
 """Which hidden layers make a feature: one grammar for every transformer encoder.
 
 Layer 0 is what enters the first block, layer k what block k gives. Chosen layers are **summed**, as the
-MERTools baseline does with the last four; `all` keeps them apart on a layer axis, for layer probing.
+MERTools baseline does with the last four; `weighted:w0,w1,…` sums all of them, each times its weight, as
+learned by a probe; `all` keeps them apart on a layer axis, for layer probing.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,10 +21,11 @@ _WORDS = ("last", "last4", "all")
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The chosen layers, ascending, and whether they are summed or stacked on an axis."""
+    """The chosen layers, ascending, and whether they are summed, summed with weights, or stacked on an axis."""
 
     indices: tuple[int, ...]
-    mix: Literal["sum", "stack"] = "sum"
+    mix: Literal["sum", "weighted", "stack"] = "sum"
+    weights: tuple[float, ...] = ()
 
     @property
     def deepest(self) -> int:
@@ -35,22 +38,26 @@ class Layers:
 
     def made_by(self) -> dict[str, Any]:
         """Return the fingerprint's part; equal for equal layers however they were written."""
-        return {"layers": list(self.indices), "layer_mix": self.mix}
+        weights = {"layer_weights": list(self.weights)} if self.mix == "weighted" else {}
+        return {"layers": list(self.indices), "layer_mix": self.mix, **weights}
 
     def combine(self, states: "Mapping[int, Tensor] | Sequence[Tensor]", stack_dim: int = -2) -> "Tensor":
-        """Return the sum of the layers, each `[…, D]`, or their stack `[…, L, D]` along `stack_dim`."""
+        """Return the (weighted) sum of the layers, each `[…, D]`, or their stack `[…, L, D]`."""
         if self.mix == "stack":
             import torch
 
             return torch.stack([states[k] for k in self.indices], dim=stack_dim)
-        total = states[self.indices[0]]
-        for k in self.indices[1:]:
-            total = total + states[k]
+        weights = self.weights or (1.0,) * len(self.indices)
+        total = states[self.indices[0]] * weights[0]
+        for k, weight in zip(self.indices[1:], weights[1:], strict=True):
+            total = total + states[k] * weight
         return total
 
 
 def parse_layers(text: str, blocks: int) -> Layers:
-    """Read `last`, `last4`, `all`, `k` or `i-j` for an encoder of `blocks` transformer blocks.
+    """Read `last`, `last4`, `all`, `k`, `i-j` or `weighted:w0,w1,…` for an encoder of `blocks` blocks.
+
+    `weighted` has a weight for each layer, 0 to `blocks`, taken as they are; layers of weight 0 are left out.
 
     Raises:
         UnknownName: Not of this grammar, or a layer the encoder does not have.
@@ -62,6 +69,8 @@ def parse_layers(text: str, blocks: int) -> Layers:
         return Layers((blocks,))
     if text == "last4":
         return Layers(tuple(range(max(1, blocks - 3), blocks + 1)))
+    if text.startswith("weighted:") and (weighted := _weighted(text.removeprefix("weighted:"), blocks)):
+        return weighted
     first, dash, last = text.partition("-")
     if first.isdecimal() and (last.isdecimal() if dash else True):
         low, high = int(first), int(last or first)
@@ -69,5 +78,17 @@ def parse_layers(text: str, blocks: int) -> Layers:
             return Layers(tuple(range(low, high + 1)))
     near = suggest(text, _WORDS) if text.isalnum() and not text.isdecimal() else ""
     near = near if near.startswith("did you mean") else ""
-    grammar = f"this encoder has layers 0 to {blocks}: say last, last4, all, one layer k or a band i-j"
+    grammar = f"this encoder has layers 0 to {blocks}: say last, last4, all, one layer k, a band i-j or "
+    grammar += f"weighted:w0,w1,… with {blocks + 1} weights, not all 0"
     raise UnknownName("layers", text, _WORDS, f"{near} {grammar}".strip())
+
+
+def _weighted(text: str, blocks: int) -> Layers | None:
+    try:
+        weights = [float(weight) for weight in text.split(",")]
+    except ValueError:
+        return None
+    used = {k: weight for k, weight in enumerate(weights) if weight}
+    if len(weights) != blocks + 1 or not used or not all(map(math.isfinite, weights)):
+        return None
+    return Layers(tuple(used), "weighted", tuple(used.values()))

@@ -22,6 +22,7 @@ from mer_plugins.batches import Encoded, Limit, encode, in_batches
 from mer_plugins.errors import ClipError, PluginError
 from mer_plugins.interrupts import graceful
 from mer_plugins.plan import Plan, Request, plan
+from mer_plugins.pooling import pool_down
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -264,12 +265,16 @@ class _Run:
             if clip.key not in missing:
                 arrays.append(None)
             elif spec.level == "frame":
-                arrays.append(rows)
+                arrays.append(self._frames(rows))
             elif len(rows):
                 arrays.append(self.extractor.pool(rows))
             else:
                 raise ClipError("the extractor gave no rows to pool")
         return arrays
+
+    def _frames(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        hz, wanted = self.extractor.frame_hz, self.plan.frame_hz
+        return rows if hz is None or wanted is None else pool_down(rows, hz, wanted)
 
     def _fail(self, writer: "FeatureWriter", clip: Clip, error: Exception) -> None:
         if self.stopped_by is not None:

@@ -35,6 +35,7 @@ class Request:
         levels: `utt`, `frame` or both, made in one pass; empty takes the extractor's first.
         name: Stem of the spaces' names, instead of the plugin's.
         dtype: Stored type of all levels; None is float32 for utterances and float16 for frames.
+        frame_hz: Average frames down to this many a second; None keeps them. Utterances stay as they are.
         split: Of these splits only.
         keys: These clips only.
         retry_failed: Take up clips in quarantine as well.
@@ -46,6 +47,7 @@ class Request:
     levels: tuple[Level, ...] = ()
     name: str = ""
     dtype: StoredType | None = None
+    frame_hz: float | None = None
     split: str | tuple[str, ...] | None = None
     keys: tuple[str, ...] | None = None
     retry_failed: bool = False
@@ -65,6 +67,7 @@ class Plan:
         without: Those that have nothing of the modality.
         done: Those that are in every space.
         quarantined: Those that failed before and are left alone.
+        frame_hz: Rows a second that frames are averaged down to; None keeps them.
     """
 
     card: ExtractorCard
@@ -76,6 +79,7 @@ class Plan:
     without: int
     done: int
     quarantined: int
+    frame_hz: float | None = None
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -110,7 +114,7 @@ class Plan:
         return sizes
 
     def _mean_rows(self, probes: int) -> float:
-        hz = self.extractor.frame_hz
+        hz = self.frame_hz or self.extractor.frame_hz
         known = [clip.duration for clip in self.todo if not math.isnan(clip.duration)]
         if hz and not known:
             step = max(1, len(self.todo) // probes)
@@ -157,6 +161,7 @@ def plan(store: "Store", request: Request) -> Plan:
         without=len(clips) - len(having),
         done=len(having) - len(absent),
         quarantined=len(absent) - len(wanted),
+        frame_hz=request.frame_hz,
     )
 
 
@@ -165,8 +170,11 @@ def specs_of(card: ExtractorCard, extractor: Extractor[Any], request: Request) -
 
     Raises:
         UnknownName: A level that does not exist.
-        PluginError: A level the extractor cannot give.
+        PluginError: A level, or more rows a second, than the extractor can give.
     """
+    levels = check_levels(card, request.levels)
+    if request.frame_hz is not None:
+        _check_rate(card, extractor, levels, request.frame_hz)
     stem = request.name or card.name
     for suffix in LEVEL_SUFFIX.values():
         stem = stem.removesuffix(f"-{suffix}")
@@ -178,11 +186,29 @@ def specs_of(card: ExtractorCard, extractor: Extractor[Any], request: Request) -
             level=level,
             row_shape=extractor.utt_shape if level == "utt" else extractor.row_shape,
             dtype=request.dtype or DEFAULT_DTYPE[level],
-            made_by=common | ({"pooling": extractor.pooling} if level == "utt" else {}),
+            made_by=common | _pooled(extractor, level, request.frame_hz),
             parents=extractor.parents,
         )
-        for level in check_levels(card, request.levels)
+        for level in levels
     )
+
+
+def _pooled(extractor: Extractor[Any], level: Level, frame_hz: float | None) -> dict[str, Any]:
+    if level == "utt":
+        return {"pooling": extractor.pooling}
+    return {} if frame_hz is None else {"frame_hz": frame_hz}
+
+
+def _check_rate(card: ExtractorCard, extractor: Extractor[Any], levels: tuple[Level, ...], hz: float) -> None:
+    if "frame" not in levels:
+        raise PluginError("only frames have a rate, and none are asked for", "add --level utt,frame")
+    if extractor.frame_hz is None:
+        raise PluginError(f"{card.name} has no fixed number of rows a second", "leave --frame-hz out")
+    if not 0 < hz <= extractor.frame_hz:
+        raise PluginError(
+            f"{card.name} gives {extractor.frame_hz:g} rows a second, of which {hz:g} cannot be made",
+            f"say more than 0 and at most {extractor.frame_hz:g}",
+        )
 
 
 def check_levels(card: ExtractorCard, levels: Iterable[str]) -> tuple[Level, ...]:

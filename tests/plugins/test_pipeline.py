@@ -98,6 +98,33 @@ def test_names(odd: Store) -> None:
     assert run(odd, "plain", name="mine-UTT").planned == 15
 
 
+def test_frames_averaged_down(store: Store) -> None:
+    """`frame_hz` averages frames and says so in their fingerprint; utterances are those of all frames."""
+    run(store, "prosody", levels=BOTH)
+    run(store, "prosody", name="few", levels=BOTH, frame_hz=20.0)
+    every, few = store.features["prosody-FRA"], store.features["few-FRA"]
+    assert few.spec.made_by == {**every.spec.made_by, "frame_hz": 20.0}
+    for key in every:
+        assert len(few[key]) == math.ceil((len(every[key]) - 0.5) / 5)
+        assert np.allclose(few[key][1], every[key][5:10].mean(axis=0, dtype=np.float32), rtol=2e-3, atol=2e-3)
+    utts = store.features["prosody-UTT"], store.features["few-UTT"]
+    assert utts[0].fingerprint == utts[1].fingerprint
+    assert plan(store, Request(plugin="prosody", levels=BOTH, name="n", frame_hz=20.0)).estimate() == {
+        "n-UTT": 4 * 167 * 4,
+        "n-FRA": pytest.approx(few.lengths().sum() * 54 * 2, rel=0.1),
+    }
+    for wrong, message in (
+        ({"frame_hz": 101.0}, "gives 100 rows a second"),
+        ({"frame_hz": 0.0}, "at most 100"),
+    ):
+        with pytest.raises(PluginError, match=message):
+            plan(store, Request(plugin="prosody", levels=BOTH, **wrong))
+    with pytest.raises(PluginError, match="only frames have a rate"):
+        plan(store, Request(plugin="prosody", frame_hz=20.0))
+    with pytest.raises(PluginError, match="no fixed number of rows a second"):
+        plan(store, Request(plugin="char-ngrams", levels=BOTH, frame_hz=20.0))
+
+
 def test_memory_running_out_halves_the_batch(odd: Store) -> None:
     """Out of memory makes batches smaller for the rest of the run, and nothing is lost."""
     report = run(odd, "greedy", How(batch=8))

@@ -24,7 +24,7 @@ INTERRUPTED = 130
 @click.option(
     "--adapter", default="", metavar="NAME|PATH", help="LoRA or the like to merge in; mer-fs adapters."
 )
-@click.option("--layers", metavar="WHICH", help="last, last4, all, one layer k or a band i-j (summed).")
+@click.option("--layers", metavar="WHICH", help="last, last4, all, k, i-j (summed) or weighted:w0,w1,…")
 @names_option("--level", "levels", "utt, frame or utt,frame (one pass for both).")
 @click.option("--as", "name", default="", metavar="STEM", help="Name of the spaces: STEM-UTT, STEM-FRA.")
 @click.option(
@@ -46,6 +46,7 @@ INTERRUPTED = 130
 @click.option("--backend", type=click.Choice(["zarr", "hdf5"]), help="Format of new fragments.")
 @click.option("--codec", metavar="NAME", help="Compression of new fragments; none by default.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored type.")
+@click.option("--frame-hz", type=float, metavar="HZ", help="Average frames down to this many a second.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="cpu, cuda, cuda:1 …")
 @no_plugin_option
 def extract(store_url: str, dry_run: bool, **said: Any) -> None:
@@ -79,6 +80,7 @@ def _request(said: dict[str, Any]) -> "Request":
         levels=said["levels"] or (),
         name=said["name"],
         dtype=said["dtype"],
+        frame_hz=said["frame_hz"],
         split=said["split"],
         keys=_keys(said["keys"]),
         retry_failed=said["retry_failed"],

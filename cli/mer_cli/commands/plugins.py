@@ -32,4 +32,6 @@ def _show(rows: list[dict[str, Any]]) -> None:
 def _needs(row: dict[str, Any]) -> str:
     if row["missing"]:
         return f"missing {', '.join(row['missing'])}: {row['install']}"
+    if row["adapter"]:
+        return f"adapter {row['adapter']}"
     return "--model PATH" if row["needs_model"] else "ready"
