@@ -21,7 +21,7 @@ _WORDS = ("last", "last4", "all")
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The chosen layers, ascending, and whether they are summed, summed with weights, or stacked on an axis."""
+    """The chosen layers, ascending: summed, summed with weights, or stacked on an axis."""
 
     indices: tuple[int, ...]
     mix: Literal["sum", "weighted", "stack"] = "sum"
