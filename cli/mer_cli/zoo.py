@@ -26,6 +26,8 @@ COMMANDS = {
     "robustness": ("mer_cli.commands.robustness:robustness", "Corrupt what a run reads, and score it."),
     "vote-shift": ("mer_cli.commands.vote_shift:vote_shift", "Compare votes under other class shares."),
     "report": ("mer_cli.commands.report:report", "Write an HTML report with figures."),
+    "export": ("mer_cli.commands.zoo_export:export", "Write a run's weights with a model card."),
+    "submit": ("mer_cli.commands.submit:submit", "Write a challenge's CSV of a split."),
     "rerun": ("mer_cli.commands.rerun:rerun", "Train a run again and compare the two."),
     "rm": ("mer_cli.commands.zoo_rm:rm", "Remove a run and its evaluations."),
 }

@@ -146,7 +146,7 @@ def test_predictions_can_be_adjusted(url: str) -> None:
 
 
 def test_self_train(tmp_path: Path) -> None:
-    """The loop as typed: a table a round, precision per class against an audit layer, and again for nothing."""
+    """The loop as typed: a table a round, precision per class against an audit layer; again for nothing."""
     url = make_store(tmp_path / "store").url
     line = (
         "self-train", "mlp", "--features", "sound-UTT", "--member", "mlp:words-UTT", "--rounds", "1",
@@ -166,6 +166,39 @@ def test_self_train(tmp_path: Path) -> None:
     refused = run(url, *line, "--seed", "1")
     assert refused.exit_code == 1
     assert "begun with other options: training.seed was 0 and is 1" in refused.stderr
+
+
+def test_experiments(url: str, tmp_path: Path) -> None:
+    """Each experiment as typed prints a table, goes on record, and its figure can be copied out."""
+    quick = ("--folds", "2", "--epochs", "2", "--lr", "0.02")
+    lines = [
+        ("robustness", "a", "--snr", "0", "--seeds", "1"),
+        ("vote-shift", "--run", "a", "--run", "b", "--draws", "3", "--vote", "majority,soft"),
+        (
+            "sweep-threshold",
+            "0.4,0.5",
+            "--run",
+            "a",
+            "--audit",
+            "truth",
+            "--model",
+            "mlp",
+            "--as",
+            "sweep",
+            *quick,
+        ),
+        ("ablate", "--as", "abl", *quick),
+    ]
+    for line in lines:
+        figure = tmp_path / f"{line[0]}.png"
+        done = run(url, *line, "--figure", str(figure))
+        assert done.exit_code == 0, done.output
+        assert "judged on test (gold)" in done.output
+        assert "on record as " in done.output
+        assert figure.stat().st_size > 5000
+    document = as_json(url, *lines[2])
+    assert document["lines"][1]["kept"] <= document["lines"][1]["judged"] == 18
+    assert len(document["lines"][1]["precision"]) == 3
 
 
 @pytest.mark.parametrize(

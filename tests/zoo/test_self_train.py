@@ -16,10 +16,11 @@ from mer_featurestore import LabelLayer, Store
 from mer_featurestore.errors import NameTaken, StoreError
 from mer_featurestore.maintenance import remove
 from mer_zoo.errors import ZooError
+from mer_zoo.loop_table import Loop
 from mer_zoo.predict import predict
 from mer_zoo.recruits import read_recruit
 from mer_zoo.rules import make_rules
-from mer_zoo.self_train import Loop, self_train
+from mer_zoo.self_train import self_train
 from mer_zoo.settings import Settings
 from mer_zoo.train import train
 

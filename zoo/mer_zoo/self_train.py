@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from mer_featurestore.errors import NameTaken
 from mer_featurestore.names import check_name
-from mer_zoo.bootstrap import Interval, intervals, scores_of
+from mer_zoo.bootstrap import intervals, scores_of
 from mer_zoo.errors import ZooError
+from mer_zoo.loop_table import Loop, Stage, describe
 from mer_zoo.members import collect_held_out
-from mer_zoo.proportions import wilson
 from mer_zoo.pseudo_label import NothingKept, pseudo_label
 from mer_zoo.recruits import Recruit, check_distinct, read_recruit
 from mer_zoo.rules import Rules
 from mer_zoo.runs import Run, dump, find_run
 from mer_zoo.settings import Settings
 from mer_zoo.train import train
-from mer_zoo.trainset import HUMAN, default_layer
+from mer_zoo.trainset import default_layer
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -33,109 +33,6 @@ if TYPE_CHECKING:
 
 PLAN = "self-training plan"
 _FIRST_ONLY = ("params",)  # told to the first member alone; others have other parameters
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """What a round of pseudo-labels holds.
-
-    Attributes:
-        kept: Clips that were sure enough.
-        judged: Clips that were voted on.
-        counts: Kept clips per class.
-        estimated: Per class, the mean probability of the label over kept clips: their precision, if members
-            are calibrated.
-        measured: Per class, kept clips that the audit layer knows, and how many of these are right.
-        flips: Clips whose pseudo-label is another than in the round before; None in the first.
-    """
-
-    kept: int
-    judged: int
-    counts: Mapping[str, int]
-    estimated: Mapping[str, float]
-    measured: Mapping[str, tuple[int, int]]
-    flips: int | None
-
-    @property
-    def precision(self) -> tuple[float, Interval] | None:
-        """Measured precision over all classes with its 95 % interval; None without audit."""
-        known = sum(n for n, _ in self.measured.values())
-        right = sum(r for _, r in self.measured.values())
-        return (right / known, wilson(right, known)) if known else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        precision = self.precision
-        return {
-            "kept": self.kept,
-            "judged": self.judged,
-            "counts": dict(self.counts),
-            "estimated": dict(self.estimated),
-            "measured": {c: {"known": n, "right": r} for c, (n, r) in self.measured.items()},
-            "precision": None if precision is None else [precision[0], *precision[1]],
-            "flips": self.flips,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One line of the loop's table: a layer and what training on it gave.
-
-    Attributes:
-        number: 0 for the human labels alone.
-        layer: What was trained on.
-        labelled: Its pseudo-labels; None for the human labels.
-        runs: Trained on it.
-        waf: Of the members' mean probabilities, out of fold, on human-labelled clips.
-        waf_interval: 95 % bootstrap interval over clips.
-        uar: Likewise.
-        uar_interval: Likewise.
-    """
-
-    number: int
-    layer: str
-    labelled: Labelled | None
-    runs: tuple[str, ...]
-    waf: float
-    waf_interval: Interval
-    uar: float
-    uar_interval: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "number": self.number,
-            "layer": self.layer,
-            "runs": list(self.runs),
-            "waf": [self.waf, *self.waf_interval],
-            "uar": [self.uar, *self.uar_interval],
-            **({} if self.labelled is None else self.labelled.to_json()),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loop:
-    """A loop that came to its end.
-
-    Attributes:
-        name: Of the loop.
-        stages: Its table.
-        stopped: Why it ended.
-    """
-
-    name: str
-    stages: tuple[Stage, ...]
-    stopped: str
-
-    @property
-    def best(self) -> Stage:
-        """The stage with the highest out-of-fold WAF, the first of equals."""
-        return max(self.stages, key=lambda stage: stage.waf)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        stages = [stage.to_json() for stage in self.stages]
-        return {"loop": self.name, "stopped": self.stopped, "best": self.best.number, "stages": stages}
 
 
 def self_train(
@@ -363,41 +260,15 @@ def _stage(work: _Work, k: int, confusion: NDArray[np.int64], truth: "Resolved |
     return Stage(
         number=k,
         layer=work.layer(k),
-        labelled=_labelled(work, k, truth) if k else None,
+        labelled=describe(work.store, work.layer(k), work.layer(k - 1) if k > 1 else None, truth)
+        if k
+        else None,
         runs=work.runs(k),
         waf=float(scores["waf"]),
         waf_interval=spread["waf"],
         uar=float(scores["uar"]),
         uar_interval=spread["uar"],
     )
-
-
-def _labelled(work: _Work, k: int, truth: "Resolved | None") -> Labelled:
-    layer = work.store.labels[work.layer(k)]
-    rows = np.flatnonzero(layer.kept)
-    label = layer.label[rows]
-    sure = layer.probs[rows, label]
-    estimated, measured = {}, {}
-    for c, name in enumerate(layer.classes):
-        mine = label == c
-        if mine.any():
-            estimated[name] = float(sure[mine].mean(dtype=np.float64))
-        keys = [layer.keys[i] for i in rows[mine]]
-        right = [truth[key] == name for key in keys if truth and _knows(truth, key)]
-        if right:
-            measured[name] = (len(right), sum(right))
-    return Labelled(
-        kept=len(rows),
-        judged=len(layer),
-        counts=layer.counts(),
-        estimated=estimated,
-        measured=measured,
-        flips=len(work.store.labels.diff(work.layer(k - 1), layer.name).flips) if k > 1 else None,
-    )
-
-
-def _knows(truth: "Resolved", key: str) -> bool:
-    return key in truth and truth.source[truth.row(key)] == HUMAN
 
 
 def _plain(document: Any) -> Any:

@@ -11,7 +11,7 @@ from mer_cli.training_options import read_settings, settings_options
 from mer_cli.zoo_options import device_option
 
 if TYPE_CHECKING:
-    from mer_zoo.self_train import Loop, Stage
+    from mer_zoo.loop_table import Loop, Stage
 
 
 @command("self-train")

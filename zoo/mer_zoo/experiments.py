@@ -1,0 +1,314 @@
+"""What every experiment shares: runs made once, lines with intervals, a figure, and a record in the store.
+
+An experiment trains (or takes) runs, lets them decide about the same clips, and tells each line's mean score
+over seeds with a bootstrap interval over clips, and its difference from the first line, drawn on the same
+clips.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mer_zoo.bootstrap import SEED, Interval, percentile, resample, scores_of
+from mer_zoo.errors import ZooError
+from mer_zoo.predict import predict
+from mer_zoo.registry import complete_params, find_model
+from mer_zoo.runs import Run, dump, find_run
+from mer_zoo.settings import Settings
+from mer_zoo.train import train
+from mer_zoo.trainset import TEST, default_layer
+from mer_zoo.truth import class_indices, human_labels
+
+if TYPE_CHECKING:
+    from mer_featurestore import Store
+
+EXPERIMENT = "experiment"
+FIGURE = "figure.png"
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of an experiment's table.
+
+    Attributes:
+        name: What was done.
+        waf: Mean over seeds.
+        waf_interval: 95 % bootstrap interval of that mean, over clips.
+        uar: Likewise.
+        uar_interval: Likewise.
+        gain: WAF above the first line's.
+        gain_interval: Its 95 % interval, both scored on the same draws.
+        seeds: How many trainings, or draws.
+        facts: What else is told of it.
+    """
+
+    name: str
+    waf: float
+    waf_interval: Interval
+    uar: float
+    uar_interval: Interval
+    gain: float
+    gain_interval: Interval
+    seeds: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        names = ("waf", "uar", "gain")
+        scores = {name: [getattr(self, name), *getattr(self, f"{name}_interval")] for name in names}
+        return {"name": self.name, **scores, "seeds": self.seeds, **self.facts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """An experiment that is on record.
+
+    Attributes:
+        record: Name of the record in the store; it holds `lines.json` and, with matplotlib, `figure.png`.
+        kind: Which experiment.
+        judged: What the lines were judged on.
+        lines: Its table.
+        notices: What a person should know.
+    """
+
+    record: str
+    kind: str
+    judged: str
+    lines: tuple[Line, ...]
+    notices: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        lines = [line.to_json() for line in self.lines]
+        plain = {"record": self.record, "kind": self.kind, "judged": self.judged}
+        return {**plain, "lines": lines, "notices": list(self.notices)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How the runs of an experiment are trained, and what they are judged on.
+
+    Attributes:
+        name: Stem of the runs' names.
+        features: Spaces; None takes the only one of each modality.
+        seeds: How many trainings of each line, with seeds 0, 1 …
+        folds: Of each.
+        settings: Of training.
+        judge: Split whose human labels are the truth.
+        labels: Layer that has them; None takes `gold`, or the only one.
+        device: torch device, or `auto`.
+        command: For the journal.
+
+    Raises:
+        ZooError: Fewer seeds than one.
+    """
+
+    name: str
+    features: tuple[str, ...] | None = None
+    seeds: int = 1
+    folds: int = 5
+    settings: Settings = field(default_factory=Settings)
+    judge: str = TEST
+    labels: str | None = None
+    device: str = "auto"
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ZooError(f"{self.seeds} seeds", "use 1 or more")
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The clips that lines are judged on.
+
+    Attributes:
+        layer: Of their labels.
+        classes: C names.
+        keys: n clips.
+        label: int64 `[n]`.
+    """
+
+    layer: str
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    label: NDArray[np.int64]
+
+
+def set_exam(store: "Store", course: Course) -> Exam:
+    """Return the clips of the course's split that people labelled.
+
+    Raises:
+        UnknownName: No such split or layer.
+        ZooError: There is none.
+    """
+    layer = course.labels or default_layer(store)
+    truth = human_labels(store, layer, course.judge)
+    classes = store.labels[layer].classes
+    keys = tuple(sorted(truth))
+    return Exam(layer, tuple(classes), keys, class_indices(truth, keys, classes, layer))
+
+
+def trained(
+    store: "Store",
+    course: Course,
+    line: str,
+    model: str,
+    *,
+    labels: str,
+    params: Mapping[str, Any] | None = None,
+    features: Sequence[str] | None = None,
+) -> list[Run]:
+    """Train a line with each seed, or take the runs that are there from an earlier, interrupted time.
+
+    Raises:
+        ZooError: A run of that name was trained otherwise.
+    """
+    names = [f"{course.name}.{line}.s{seed}" for seed in range(course.seeds)]
+    for seed, name in enumerate(names):
+        if name in store.runs:
+            _check_same(find_run(store, name), model, labels, params or {}, seed, course)
+            continue
+        train(
+            store,
+            model,
+            features=features or course.features,
+            labels=labels,
+            folds=course.folds,
+            seed=seed,
+            params=params,
+            settings=course.settings,
+            device=course.device,
+            name=name,
+            command=course.command,
+        )
+    return [find_run(store, name) for name in names]
+
+
+def decisions(store: "Store", course: Course, exam: Exam, runs: Sequence[Run]) -> NDArray[np.int64]:
+    """Return what runs decide about the exam's clips, int64 `[S, n]`; -1 where one has no features."""
+    place = {key: i for i, key in enumerate(exam.keys)}
+    said = np.full((len(runs), len(exam.keys)), -1, np.int64)
+    for s, run in enumerate(runs):
+        found = predict(store, run, keys=exam.keys, device=course.device)
+        index = np.array([exam.classes.index(name) for name in found.classes])
+        said[s, [place[key] for key in found.keys]] = index[found.probs.argmax(1)]
+    return said
+
+
+def measure(
+    label: NDArray[np.int64],
+    said: Mapping[str, NDArray[np.int64]],
+    classes: int,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+) -> tuple[Line, ...]:
+    """Score lines on the same clips; the first is what the others are compared with.
+
+    Args:
+        label: int64 `[n]`.
+        said: Line -> decisions int64 `[S, n]`; a clip that any line decides nothing about (-1) is left out
+            of all.
+        classes: C.
+        facts: Line -> what else is told of it.
+        resamples: Of the bootstrap over clips.
+
+    Raises:
+        ZooError: No clip is left.
+    """
+    everything = np.concatenate(list(said.values()))
+    there = (everything >= 0).all(0)
+    if not there.any():
+        raise ZooError("no clip is decided about by every line", "judge them on clips that have all features")
+    cells, counts = np.unique(np.vstack([label, everything])[:, there], axis=1, return_counts=True)
+    drawn = np.concatenate([counts[None], resample(counts, resamples, SEED)])
+    found: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    row = 1
+    for decided in said.values():
+        each = [_scores(drawn, cells[0] * classes + cells[row + s], classes) for s in range(len(decided))]
+        found.append((np.mean([w for w, _ in each], axis=0), np.mean([u for _, u in each], axis=0)))
+        row += len(decided)
+    return tuple(
+        _line(name, len(said[name]), waf, uar, waf - found[0][0], (facts or {}).get(name, {}))
+        for name, (waf, uar) in zip(said, found, strict=True)
+    )
+
+
+def keep(
+    store: "Store",
+    kind: str,
+    judged: str,
+    lines: Sequence[Line],
+    *,
+    parents: Sequence[str],
+    facts: Mapping[str, Any],
+    notices: Sequence[str] = (),
+    command: str = "",
+) -> Experiment:
+    """Put an experiment on record, with its figure where matplotlib is installed."""
+    document = {"kind": kind, "judged": judged, **facts, "lines": [line.to_json() for line in lines]}
+    with TemporaryDirectory() as folder:
+        files: dict[str, bytes | Path] = {"lines.json": dump(document)}
+        if find_spec("matplotlib") is not None:
+            from mer_zoo.report.experiments import write_lines
+
+            files[FIGURE] = write_lines(lines, judged, Path(folder) / FIGURE)
+        bundle = store.runs.add_numbered(
+            kind,
+            files,
+            parents=tuple(dict.fromkeys(parents)),
+            attrs={"type": EXPERIMENT, "kind": kind, "judged": judged, "lines": len(lines)},
+            command=command,
+            message=f"{kind} on {judged}: {', '.join(f'{line.name} {line.waf:.4f}' for line in lines)}",
+        )
+    told = tuple(notices)
+    return Experiment(record=bundle.name, kind=kind, judged=judged, lines=tuple(lines), notices=told)
+
+
+def _check_same(
+    run: Run, model: str, labels: str, params: Mapping[str, Any], seed: int, course: Course
+) -> None:
+    config = run.config
+    given = complete_params(find_model(model), params)
+    differs = (config.model, config.labels, config.seed, config.folds_asked, config.settings) != (
+        model,
+        labels,
+        seed,
+        course.folds,
+        course.settings,
+    ) or any(config.params[name] != value for name, value in given.items() if name in params)
+    if differs:
+        raise ZooError(f"there is a run {run.name!r} that was trained otherwise", "choose another --as")
+
+
+def _scores(
+    drawn: NDArray[np.int64], place: NDArray[np.int64], classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return WAF and UAR `[R + 1]` of counts `[R + 1, K]` whose kind k falls into cell `place[k]`."""
+    total = np.zeros((classes**2, len(drawn)), np.int64)
+    np.add.at(total, place, drawn.T)
+    scores = scores_of(np.ascontiguousarray(total.T).reshape(-1, classes, classes))
+    return scores["waf"], scores["uar"]
+
+
+def _line(
+    name: str,
+    seeds: int,
+    waf: NDArray[np.float64],
+    uar: NDArray[np.float64],
+    gain: NDArray[np.float64],
+    facts: Mapping[str, Any],
+) -> Line:
+    return Line(
+        name=name, waf=float(waf[0]), waf_interval=percentile(waf[1:]), uar=float(uar[0]),
+        uar_interval=percentile(uar[1:]), gain=float(gain[0]), gain_interval=percentile(gain[1:]),
+        seeds=seeds, facts=facts,
+    )  # fmt: skip
