@@ -4,7 +4,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-NAMES = ("store",)
+NAMES = ("store", "train")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -110,6 +110,10 @@ class Ragged:
             raise IndexError(i)
         i %= len(self)
         return self.data[self.offsets[i] : self.offsets[i + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Yield a view `[T_i, *row_shape]` of each clip."""
+        return (self[i] for i in range(len(self)))
 
     @property
     def lengths(self) -> NDArray[np.int64]:

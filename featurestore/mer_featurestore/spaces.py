@@ -203,13 +203,22 @@ class FeatureSpace:
         """
         if keys is None:
             return np.concatenate([np.diff(f.offsets) for f in self.fragments])
-        return self._locate(self.index.find(keys) if absent_ok else self.positions(keys))[2]
+        return self._located(keys, None, absent_ok)[2]
 
-    def read(self, keys: Sequence[str], *, out: NDArray[Any] | None = None) -> Ragged:
+    def read(
+        self,
+        keys: Sequence[str],
+        *,
+        max_len: int | None = None,
+        absent_ok: bool = False,
+        out: NDArray[Any] | None = None,
+    ) -> Ragged:
         """Return the features of clips, packed, in the order of the keys.
 
         Args:
-            keys: Any keys of the space; one may come more than once.
+            keys: Clips; one may come more than once.
+            max_len: Rows of a clip beyond this are left out.
+            absent_ok: Whether a clip that the space does not have has no rows instead of being an error.
             out: Memory to use again, a C-contiguous array of the stored type with room for all rows; the
                 result is a view of it. A buffer that is used again saves the cost of fresh pages.
 
@@ -221,7 +230,7 @@ class FeatureSpace:
             BadInput: `out` has another type, is too small or not contiguous.
             Damaged: A file is missing, truncated or does not decode.
         """
-        owners, rows, counts = self._locate(self.positions(keys))
+        owners, rows, counts = self._located(keys, max_len, absent_ok)
         offsets = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=offsets[1:])
         data = self._room((int(offsets[-1]),), out)
@@ -263,9 +272,7 @@ class FeatureSpace:
         Raises:
             UnknownKey, BadInput, Damaged: As `read`.
         """
-        owners, rows, counts = self._locate(self.index.find(keys) if absent_ok else self.positions(keys))
-        if max_len is not None:
-            counts = np.minimum(counts, max_len)
+        owners, rows, counts = self._located(keys, max_len, absent_ok)
         longest = max(1, int(counts.max(initial=0)))
         padded = self._room((len(counts), longest), out)
         self._fill(owners, rows, counts, np.arange(len(counts)) * (longest * self._row_bytes), padded)
@@ -302,10 +309,11 @@ class FeatureSpace:
     def _row_bytes(self) -> int:
         return int(np.prod(self.spec.row_shape, dtype=np.int64)) * self.dtype.itemsize
 
-    def _locate(
-        self, numbers: NDArray[np.int64]
+    def _located(
+        self, keys: Sequence[str], max_len: int | None, absent_ok: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return fragment, first row and number of rows of each clip number; 0 rows for the number -1."""
+        """Return fragment, first row and number of rows of each clip; 0 rows where it is absent."""
+        numbers = self.index.find(keys) if absent_ok else self.positions(keys)
         bases = self.index.bases
         owners = np.searchsorted(bases, numbers, side="right") - 1
         rows, counts = np.zeros_like(numbers), np.zeros_like(numbers)
@@ -315,7 +323,7 @@ class FeatureSpace:
             offsets = self.fragments[owner].offsets
             rows[mine] = offsets[clips]
             counts[mine] = offsets[clips + 1] - rows[mine]
-        return owners, rows, counts
+        return owners, rows, counts if max_len is None else np.minimum(counts, max_len)
 
     def _fill(
         self,

@@ -96,20 +96,19 @@ class FeatureDataset(Dataset[Item]):
         return Loaded(torch.as_tensor(indices, dtype=torch.int64), features)
 
     def _padded(self, modality: str, indices: Sequence[int]) -> Sequences:
-        padded, mask = self.spaces[modality].read_padded(
+        ragged = self.spaces[modality].read(
             [self.keys[i] for i in indices],
-            dtype=None,
             max_len=self.max_len,
             absent_ok=True,
             out=self._room(modality, indices),
         )
-        return Sequences(_cast(padded, self.dtype, self._pool), torch.from_numpy(mask))
+        return _pad(list(ragged), self.dtype, self._pool)
 
     def _room(self, modality: str, indices: Sequence[int]) -> NDArray[Any]:
-        """Return memory for a padded batch in the stored type, used again for the next one."""
+        """Return memory for a batch's rows in the stored type, used again for the next one."""
         space = self.spaces[modality]
-        longest = int(self._lengths[modality][list(indices)].max(initial=1))
-        need = len(indices) * min(longest, self.max_len or longest) * math.prod(space.spec.row_shape)
+        rows = int(np.minimum(self._lengths[modality][list(indices)], self.max_len or np.inf).sum())
+        need = rows * math.prod(space.spec.row_shape)
         room = self._pool.staging.get(modality)
         if room is None or room.size < need:
             room = self._pool.staging[modality] = np.empty(need, space.dtype)
@@ -226,24 +225,19 @@ def collate(batch: Loaded | Sequence[Item], *, dtype: torch.dtype = torch.float3
         return batch
     positions = torch.tensor([item.position for item in batch], dtype=torch.int64)
     return Loaded(
-        positions, {m: _pad([item.features[m] for item in batch], dtype) for m in batch[0].features}
+        positions, {m: _pad([item.features[m] for item in batch], dtype, _POOL) for m in batch[0].features}
     )
 
 
-def _pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype) -> Sequences:
+def _pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, pool: Pool) -> Sequences:
+    """Return clips as one padded tensor: real rows are cast to their places, the rest is cleared."""
     lengths = np.array([len(array) for array in arrays], np.int64)
     longest = max(1, int(lengths.max()))
-    padded = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
-    for i, array in enumerate(arrays):
-        padded[i, : len(array)] = array
-    mask = np.arange(longest) < lengths[:, None]
-    return Sequences(_cast(padded, dtype, _POOL), torch.from_numpy(mask))
-
-
-def _cast(padded: NDArray[Any], dtype: torch.dtype, pool: Pool) -> Tensor:
-    """Return a tensor of its own, in another type."""
-    source = torch.from_numpy(padded)
-    return pool.empty(source.shape, dtype).copy_(source)
+    padded = pool.empty((len(arrays), longest, *arrays[0].shape[1:]), dtype)
+    for target, array in zip(padded, arrays, strict=True):
+        target[: len(array)].copy_(torch.from_numpy(array))
+        target[len(array) :].zero_()
+    return Sequences(padded, torch.from_numpy(np.arange(longest) < lengths[:, None]))
 
 
 def _read(space: "FeatureSpace", keys: Sequence[str]) -> list[NDArray[Any]]:
