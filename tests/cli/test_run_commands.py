@@ -114,3 +114,27 @@ def test_tensorboard_and_strict_are_options_of_train(url: str, tmp_path: Path) -
     done = run(url, *arguments, "--tensorboard", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "logged").iterdir()} == {"fold-0", "fold-1"}
+
+
+def test_export(url: str, tmp_path: Path) -> None:
+    """A folder with weights, configuration and model card."""
+    done = run(url, "export", "a", "--to", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    assert "README.md" in done.output
+    assert len(as_json(url, "export", "a", "--to", str(tmp_path / "more"))) == 4
+    assert run(url, "export", "a", "--to", str(tmp_path / "out")).stderr.startswith(
+        "Error: there is something at"
+    )
+
+
+def test_submit(url: str, tmp_path: Path) -> None:
+    """A row per clip of the split; the clip without features is named with its fallback."""
+    done = run(url, "submit", "a", "--split", "test", "--to", str(tmp_path / "s.csv"))
+    assert done.exit_code == 0, done.output
+    assert "1 clip has none of the run's features, written as 'angry': test29" in done.stderr
+    assert "wrote 12 rows" in done.output
+    assert (tmp_path / "s.csv").read_text().splitlines()[0] == "name,emotion"
+    told = ("--format", "mer2024", "--columns", "clip,label", "--fallback", "sad")
+    assert as_json(url, "submit", "a", "--to", str(tmp_path / "s.csv"), *told)["counts"]["sad"] >= 1
+    assert (tmp_path / "s.csv").read_text().splitlines()[0] == "clip,label"
+    assert run(url, "submit", "a", "--to", str(tmp_path / "s.csv"), "--columns", "a").exit_code == 2

@@ -1,0 +1,66 @@
+"""`mer-zoo submit`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mer_cli.app import command, emit, open_store, store_option
+from mer_cli.params import Names
+from mer_cli.zoo_options import device_option, print_notices
+
+if TYPE_CHECKING:
+    from mer_zoo.submit import Submission
+
+SHOWN = 10
+
+
+@command("submit")
+@click.argument("run")
+@store_option
+@click.option(
+    "--to", "path", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV file."
+)
+@click.option("--split", default="test", show_default=True, help="Whose clips; each gets a row.")
+@click.option(
+    "--format", "form", default="mer2024", show_default=True, metavar="NAME", help="Which challenge's."
+)
+@click.option("--columns", type=Names(), metavar="NAME,EMOTION", help="Names of the two columns instead.")
+@click.option("--fallback", metavar="CLASS", help="For clips without features; by default the commonest.")
+@device_option
+def submit(
+    run: str,
+    store_url: str,
+    path: Path,
+    split: str,
+    form: str,
+    columns: tuple[str, ...] | None,
+    fallback: str | None,
+    device: str,
+) -> None:
+    """Write the CSV a challenge wants: a class for every clip of a split, by key."""
+    from mer_zoo.submit import submit as write_submission
+
+    if columns is not None and len(columns) != 2:
+        raise click.BadParameter("give two names, e.g. name,emotion", param_hint="--columns")
+    found = write_submission(
+        open_store(store_url),
+        run,
+        path,
+        split,
+        form=form,
+        columns=None if columns is None else (columns[0], columns[1]),
+        fallback=fallback,
+        device=device,
+    )
+    emit(found.to_json(), lambda: _print(found))
+
+
+def _print(found: "Submission") -> None:
+    if found.fell_back:
+        some = ", ".join(found.fell_back[:SHOWN]) + (" …" if len(found.fell_back) > SHOWN else "")
+        count = len(found.fell_back)
+        have = "1 clip has" if count == 1 else f"{count} clips have"
+        print_notices([f"{have} none of the run's features, written as {found.fallback!r}: {some}"])
+    counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
+    click.echo(f"wrote {found.rows} rows to {found.path}: {counts}")
