@@ -1,0 +1,206 @@
+"""Training against the usual way, on the same machine and data, and how it grows.
+
+5,030 clips of 1024 + 768 + 5120 values, 6 classes, `attention` with 128 hidden units, batches of 32, Adam.
+The usual way is `benchmarks.plain`. Both validate after each epoch; folds, model and settings are the same.
+"""
+
+import gc
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import plain
+from benchmarks.corpora import CLASSES, WIDTHS, make_store
+from benchmarks.measure import Results, compare, memory, seconds
+from mer_featurestore import Store
+from mer_zoo.planning import Plan, make_plan
+from mer_zoo.settings import Settings
+from mer_zoo.training import Fitted, Member
+
+AT_LEAST, AT_MOST = ">=", "<="
+HIDDEN, DROPOUT, FOLDS = 128, 0.3, 5
+SMALL = dict.fromkeys(WIDTHS, 256)
+
+
+def run(*, quick: bool, folder: Path | None = None) -> None:
+    """Measure everything and print a table."""
+    results, part = Results(), 10 if quick else 1
+    with tempfile.TemporaryDirectory(prefix="mer-bench-", dir=folder) as name:
+        root = Path(name)
+        large, features, label = make_store(root / "large", 5030 // part)
+        clips = plain.Clips({key: x[:, 0] for key, x in features.items()}, label)
+        _loading(results, large)
+        _folds(results, large, clips, epochs=3, rounds=1 if quick else 2)
+        _on_gpu(results, large, clips)
+        del clips, features
+        store, features, label = make_store(root / "small", 5030 // part, SMALL)
+        _small(results, store, plain.Clips({key: x[:, 0] for key, x in features.items()}, label))
+        _leaks(results, store)
+        _growth(results, root, part)
+    results.show("Training" + (" (quick: sizes too small to judge)" if quick else ""))
+
+
+def plan_of(store: Store, model: str = "attention", **changes: Any) -> Plan:
+    """Return the plan of a training of `HIDDEN` units with the benchmark's settings."""
+    params = {"hidden": HIDDEN, "dropout": DROPOUT, **changes.pop("params", {})}
+    settings = Settings(epochs=changes.pop("epochs", 1), patience=10_000)
+    return make_plan(store, model, params=params, settings=settings, folds=FOLDS, **changes)
+
+
+def fit_members(plan: Plan, members: Sequence[Member], device: str | None = None) -> list[Fitted]:
+    """Train members of a plan."""
+    from mer_zoo.fit import fit
+
+    return fit(plan.task(), members, device=device or plan.device)
+
+
+def _loading(results: Results, store: Store) -> None:
+    """From opening the store to the first loss: features read, checked and standardised, models built."""
+    from mer_zoo.stacked import Stack
+
+    def first_step() -> None:
+        plan = plan_of(Store.open(store.url))
+        members = plan.members()
+        Stack(plan.task(), members).losses([member.train[:32] for member in members]).sum().backward()
+
+    first_step()
+    results.add("store to first step, 5 folds", "", seconds(first_step), (AT_MOST, 2), "s")
+
+
+def _folds(results: Results, store: Store, clips: plain.Clips, epochs: int, rounds: int) -> None:
+    """Five folds of the baseline."""
+    plan = plan_of(store, epochs=epochs)
+    folds = [(member.train.numpy(), member.valid.numpy()) for member in plan.members()]
+    usual: list[plain.Trained] = []
+    ours: list[list[Fitted]] = []
+    settings = {"hidden": HIDDEN, "dropout": DROPOUT, "epochs": epochs}
+    found = compare(
+        {
+            "usual": lambda _: usual.append(plain.train(clips, folds, **settings)),
+            "ours": lambda _: ours.append(fit_members(plan, plan.members())),
+        },
+        rounds,
+        best=True,
+    )
+    results.add("5 folds: times the usual way", "", found["usual"] / found["ours"], (AT_LEAST, 2.5))
+    results.add("5 folds: usual, a fold and epoch", "", found["usual"] / (FOLDS * epochs), unit="s")
+    results.add("5 folds: ours, a fold and epoch", "", found["ours"] / (FOLDS * epochs), unit="s")
+    guessed = np.zeros(len(clips), np.int64)
+    for member, fitted in zip(plan.members(), ours[-1], strict=True):
+        guessed[member.valid.numpy()] = fitted.logits.argmax(1).numpy()
+    _same_quality(results, clips.label, usual[-1].predicted, guessed)
+
+
+def _same_quality(
+    results: Results, label: np.ndarray[Any, Any], usual: np.ndarray[Any, Any], ours: np.ndarray[Any, Any]
+) -> None:
+    """WAF of both over all clips, each predicted by the fold that held it out, with 95 % intervals."""
+    from mer_zoo.bootstrap import intervals, weighted_f1
+
+    edges = {}
+    for name, guessed in (("usual", usual), ("ours", ours)):
+        confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+        np.add.at(confusion, (label, guessed), 1)
+        results.add(f"5 folds: {name}, WAF", "", 100 * float(weighted_f1(confusion)), unit="%")
+        edges[name] = intervals(confusion)["waf"]
+        print(f"    95 % interval {edges[name]}", flush=True)
+    overlap = min(e.high for e in edges.values()) - max(e.low for e in edges.values())
+    results.add("5 folds: overlap of both WAF intervals", "", 100 * overlap, (AT_LEAST, 0), "%")
+
+
+def _on_gpu(results: Results, store: Store, clips: plain.Clips) -> None:
+    """50 settings of five folds on a GPU, where there is one, against the usual loop on it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        print("  no GPU here: its rows are left out", flush=True)
+        return
+    plan = plan_of(store)
+    folds = [(member.train.numpy(), member.valid.numpy()) for member in plan.members()]
+    settings = {"hidden": HIDDEN, "dropout": DROPOUT, "epochs": 1, "device": "cuda"}
+    plain.train(clips, folds[:1], **settings)
+    usual = plain.train(clips, folds[:1], **settings).seconds
+    members = _copies(plan, 50)
+    fit_members(plan, members, "cuda")
+    ours = seconds(partial(fit_members, plan, members, "cuda"))
+    results.add("GPU, 250 members: times the usual way", "", usual * len(members) / ours, (AT_LEAST, 40))
+
+
+def _copies(plan: Plan, count: int) -> list[Member]:
+    """Return the plan's members `count` times, with other seeds."""
+    return [
+        replace(member, seed=member.seed + i, name=f"{i}-{member.name}")
+        for i in range(count)
+        for member in plan.members()
+    ]
+
+
+def _small(results: Results, store: Store, clips: plain.Clips) -> None:
+    """25 members of 3 x 256 values and 64 hidden units; of the usual way, five are timed."""
+    epochs = 2
+    plan = plan_of(store, epochs=epochs, params={"hidden": 64})
+    folds = [(member.train.numpy(), member.valid.numpy()) for member in plan.members()]
+    settings = {"hidden": 64, "dropout": DROPOUT, "epochs": epochs}
+    found = compare(
+        {
+            "usual": lambda _: plain.train(clips, folds, **settings),
+            "ours": lambda _: fit_members(plan, _copies(plan, 5)),
+        },
+        2,
+        best=True,
+    )
+    results.add(
+        "25 small members: times the usual way", "", 5 * found["usual"] / found["ours"], (AT_LEAST, 8)
+    )
+    results.add("25 small: usual, a member and epoch", "", found["usual"] / (5 * epochs) * 1e3, unit="ms")
+    results.add("25 small: ours, a member and epoch", "", found["ours"] / (25 * epochs) * 1e3, unit="ms")
+
+
+def _leaks(results: Results, store: Store) -> None:
+    """Memory that epochs add, after the first three of 15."""
+    plan, noted = plan_of(store, epochs=15, params={"hidden": 64}), []
+    from mer_zoo.fit import fit
+
+    fit(plan.task(), plan.members(), progress=lambda _: noted.append(memory()["VmRSS"]))
+    results.add("memory added by epochs 4 to 15", "", noted[-1] - noted[3 * FOLDS], (AT_MOST, 10), "MB")
+
+
+def _growth(results: Results, root: Path, part: int) -> None:
+    """Time and peak memory as clips, frames, members and modalities grow, from one base."""
+    base = {"clips": 1000, "frames": 1, "members": 5, "modalities": 3}
+    steps = [
+        *({"clips": n} for n in (1000, 4000, 16_000)),
+        *({"frames": t, "clips": 200} for t in (1, 25, 100)),
+        *({"members": m} for m in (5, 25, 100)),
+        *({"modalities": m} for m in (1, 2, 3)),
+    ]
+    for number, step in enumerate(steps):
+        case = {**base, **step}
+        case["clips"] = max(case["clips"] // part, 60)
+        took, peak = _one_case(root / f"case{number}", **case)
+        what = f"agt, an epoch of {case['clips']} clips, {case['frames']} frames"
+        what = f"{what}, {case['members']} members, {case['modalities']} modalities"
+        results.add(what, "time", took, unit="s")
+        results.add(what, "peak memory added", peak, unit="MB")
+
+
+def _one_case(folder: Path, clips: int, frames: int, members: int, modalities: int) -> tuple[float, float]:
+    """Return seconds of an epoch, and the peak of memory above what was there before, in MB."""
+    widths = dict.fromkeys(list(WIDTHS)[:modalities], 256)
+    store, *_ = make_store(folder, clips, widths, frames=frames)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+    before = memory()["VmRSS"]
+    level = "utt" if frames == 1 else "frame"
+    plan = plan_of(store, "agt", level=level, epochs=2, params={"hidden": 32})
+    ends: list[float] = []
+    from mer_zoo.fit import fit
+
+    fit(plan.task(), _copies(plan, members // FOLDS), progress=lambda _: ends.append(time.perf_counter()))
+    return ends[-1] - ends[members - 1], memory()["VmHWM"] - before
