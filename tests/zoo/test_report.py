@@ -16,10 +16,11 @@ from mer_zoo.metrics import score
 from mer_zoo.pseudo_label import pseudo_label
 from mer_zoo.report import write_report
 from mer_zoo.report.figures import _reliability, _running_mean
-from mer_zoo.report.gather import gather, waf_interval
+from mer_zoo.report.gather import gather
 from mer_zoo.report.model import LayerView, Mistake, Report, RunView
 from mer_zoo.report.style import _MARKERS, PAGE, to_svg
 from mer_zoo.report.write import _plan, write_page
+from mer_zoo.runs import list_evaluations
 from mer_zoo.settings import Settings
 from mer_zoo.train import train
 
@@ -58,7 +59,7 @@ def make_run(name: str, classes: tuple[str, ...], n: int = 40, seed: int = 0, fo
         human=n,
         pseudo=0,
         scores=score(label, probs, classes),
-        interval=waf_interval(label, probs.argmax(1), len(classes)),
+        interval=score(label, probs, classes).intervals["waf"],
         label=label,
         probs=probs,
         curves=tuple(rng.random(3 + fold) for fold in range(folds)),
@@ -165,15 +166,28 @@ def test_layers_are_counted_and_compared_with_people(trained: Store) -> None:
     assert "typed $ears" in gather(trained, ["ears"], "test", "gold", "", "").runs[0].command
 
 
-def test_interval_holds_the_score_and_never_changes() -> None:
-    """The bootstrap is seeded; it is a point for perfect predictions and wide for few clips."""
-    rng = np.random.default_rng(1)
-    label, guess = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
-    low, high = waf_interval(label, guess, 3)
-    probs = np.eye(3)[guess]
-    assert low < score(label, probs, ("a", "b", "c")).waf < high
-    assert (low, high) == waf_interval(label, guess, 3)
-    assert waf_interval(label, label, 3) == pytest.approx((1, 1))
+def test_intervals_are_those_of_the_scores(trained: Store, page: Path) -> None:
+    """The interval of each run is that of its scores, and the page shows those of WAF and UAR."""
+    shown = page.read_text("utf-8")
+    for run in gather(trained, ["ears", "all"], "test", None, "", "").runs:
+        assert run.interval == run.scores.intervals["waf"]
+        for name in ("waf", "uar"):
+            low, high = run.scores.intervals[name]
+            assert f"{low:.2f}\N{EN DASH}{high:.2f}" in shown
+
+
+def test_judging_by_test_labels_is_on_record(trained: Store) -> None:
+    """A report puts each score it makes on record once, with the command; the same again adds nothing."""
+    gather(trained, ["ears", "all"], "train", None, "", "", command="typed")
+    commit = trained.commit
+    record = list_evaluations(trained, "ears")[-1]
+    assert (record.attrs["split"], next(iter(trained.log(1))).command) == ("train", "typed")
+    report = gather(trained, ["ears", "all"], "train", None, "", "")
+    assert (trained.commit, report.commit) == (commit, commit)
+    assert record.json("scores.json")["scores"]["waf"] == report.runs[0].scores.waf
+    evaluated = evaluate(trained, "ears", "train").record
+    gather(trained, ["ears"], "train", None, "", "")
+    assert list_evaluations(trained, "ears")[-1].name == evaluated
 
 
 def test_reliability_bins_hold_every_clip() -> None:

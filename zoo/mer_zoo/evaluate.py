@@ -1,4 +1,4 @@
-"""Scoring a run against labels: the only place where the labels of a test split are read."""
+"""Scoring a run against labels, on record: nothing reads the labels of a test split without it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ def evaluate(
     predicted = predict(store, run, keys=list(truth), device=device)
     label = class_indices(truth, predicted.keys, predicted.classes, run.name)
     scores = score(label, predicted.probs, predicted.classes)
-    record = _record(store, run, split, layer, scores, predicted.missing, command)
+    record = put_on_record(store, run, split, layer, scores, predicted.missing, command=command)
     kept = {name: getattr(scores, name) for name in Scores.__dataclass_fields__}
     return Evaluation(
         **kept,
@@ -82,15 +82,17 @@ def evaluate(
     )
 
 
-def _record(
+def put_on_record(
     store: "Store",
     run: Run,
     split: str,
     labels: str,
     scores: Scores,
-    missing: tuple[str, ...],
-    command: str,
+    missing: tuple[str, ...] = (),
+    *,
+    command: str = "",
 ) -> str:
+    """Say in the journal that a run was scored on a split, and how; return the name of the record."""
     facts: dict[str, Any] = {"type": EVALUATION, "run": run.name, "split": split, "labels": labels}
     document = {**facts, "scores": scores.to_json(), "missing": list(missing)}
     bundle = store.runs.add_numbered(

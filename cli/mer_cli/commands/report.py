@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mer_cli.app import command, emit, open_store, store_option
+from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.progress import progress
 
 
@@ -25,7 +25,15 @@ def report(
     store = open_store(store_url)
     with progress("drawing figures") as told:
         page = write_report(
-            store, runs, folder, split=split, labels=labels, title=title, note=note, progress=told
+            store,
+            runs,
+            folder,
+            split=split,
+            labels=labels,
+            title=title,
+            note=note,
+            command=command_line(),
+            progress=told,
         )
     figures = sorted(path.name for path in (folder / "figures").glob("*.png"))
     emit(

@@ -5,31 +5,39 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mer_featurestore.label_layer import HUMAN, PSEUDO
 from mer_zoo.errors import ZooError
-from mer_zoo.metrics import score, weighted_f1
+from mer_zoo.evaluate import put_on_record
+from mer_zoo.metrics import Scores, score
 from mer_zoo.predict import predict
 from mer_zoo.report.model import LayerView, Mistake, Report, RunView
-from mer_zoo.runs import Run, find_run
+from mer_zoo.runs import Run, find_run, list_evaluations
 from mer_zoo.trainset import default_layer
+from mer_zoo.truth import class_indices, human_labels
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
     from mer_featurestore.resolve import Resolved
 
 MISTAKES = 8
-_RESAMPLES, _SEED = 1000, 0
 
 
 def gather(
-    store: "Store", names: Sequence[str], split: str, labels: str | None, title: str, note: str
+    store: "Store",
+    names: Sequence[str],
+    split: str,
+    labels: str | None,
+    title: str,
+    note: str,
+    *,
+    command: str = "",
 ) -> Report:
-    """Predict the split with every run and compare with the labels.
+    """Predict the split with every run, compare with the labels, and put new scores on record.
 
     Raises:
         UnknownName: No such run, split or layer.
+        BadInput: A label is of a class a run does not know.
         ZooError: No run is named, a run is named twice, or no clip of the split has a usable label.
     """
     if not names:
@@ -38,16 +46,18 @@ def gather(
         raise ZooError("a run is named twice", "name each run once")
     runs = [find_run(store, name) for name in names]
     layer = labels or default_layer(store)
-    truth = _truth(store, split, store.labels.resolve(layer))
+    truth, commit = human_labels(store, layer, split), store.commit
     commands = {entry.path: commit.command for commit in store.log() for entry in commit.add}
     judged = [_judge(store, run, truth, commands) for run in runs]
     views = tuple(view for view, _ in judged)
+    for run, view in zip(runs, views, strict=True):
+        _on_record(store, run, split, layer, view.scores, command)
     best = max(range(len(views)), key=lambda i: views[i].scores.waf)
     return Report(
         title=title,
         note=note,
         store=store.url,
-        commit=store.commit,
+        commit=commit,
         split=split,
         labels=layer,
         classes=views[0].scores.classes,
@@ -57,36 +67,14 @@ def gather(
     )
 
 
-def _truth(store: "Store", split: str, resolved: "Resolved") -> dict[str, str]:
-    """Return key -> class of the clips of the split that people labelled."""
-    inside = {clip.key for clip in store.clips.select(split=split)}
-    truth = {
-        key: resolved.classes[label]
-        for key, label, source in zip(resolved.keys, resolved.label, resolved.source, strict=True)
-        if source == HUMAN and key in inside
-    }
-    if not truth:
-        raise ZooError(
-            f"no clip of split {split!r} has a human label in {resolved.name!r}",
-            "choose another --split or --labels, or import labels: mer-fs labels import",
-        )
-    return truth
-
-
 def _judge(
     store: "Store", run: Run, truth: Mapping[str, str], commands: Mapping[str, str]
 ) -> tuple[RunView, tuple[str, ...]]:
     """Return a run's view and the keys its rows are of."""
     predicted = predict(store, run, keys=list(truth))
-    place = {name: i for i, name in enumerate(predicted.classes)}
-    unknown = sorted({truth[key] for key in predicted.keys} - set(place))
-    if unknown:
-        raise ZooError(
-            f"clips are labelled {unknown[0]!r}, a class run {run.name!r} does not know",
-            "choose other --labels; it knows: " + ", ".join(predicted.classes),
-        )
-    label = np.array([place[truth[key]] for key in predicted.keys], np.int64)
+    label = class_indices(truth, predicted.keys, predicted.classes, run.name)
     probs = predicted.probs.astype(np.float64)
+    scores = score(label, probs, predicted.classes)
     view = RunView(
         name=run.name,
         model=run.config.model,
@@ -94,8 +82,8 @@ def _judge(
         layer=run.config.labels,
         human=len(run.config.folds),
         pseudo=len(run.config.pseudo),
-        scores=score(label, probs, predicted.classes),
-        interval=waf_interval(label, probs.argmax(1), len(predicted.classes)),
+        scores=scores,
+        interval=scores.intervals["waf"],
         label=label,
         probs=probs,
         curves=tuple(np.array([e["waf"] for e in fold["epochs"]]) for fold in run.history),
@@ -104,15 +92,12 @@ def _judge(
     return view, predicted.keys
 
 
-def waf_interval(label: NDArray[np.int64], guess: NDArray[np.int64], classes: int) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of WAF over clips (1000 resamples, seeded)."""
-    rng = np.random.default_rng(_SEED)
-    pairs = label * classes + guess
-    drawn = pairs[rng.integers(0, len(pairs), (_RESAMPLES, len(pairs)))]
-    drawn += np.arange(_RESAMPLES)[:, None] * classes**2
-    counts = np.bincount(drawn.ravel(), minlength=_RESAMPLES * classes**2)
-    low, high = np.percentile(weighted_f1(counts.reshape(_RESAMPLES, classes, classes)), (2.5, 97.5))
-    return float(low), float(high)
+def _on_record(store: "Store", run: Run, split: str, layer: str, scores: Scores, command: str) -> None:
+    """Put a score on record, as `evaluate` does, unless it is already."""
+    facts = {"split": split, "labels": layer, "n": scores.n, "waf": scores.waf}
+    known = ({name: b.attrs[name] for name in facts} for b in list_evaluations(store, run.name))
+    if not store.read_only and facts not in known:
+        put_on_record(store, run, split, layer, scores, command=command)
 
 
 def _layers(store: "Store", runs: Sequence[Run], truth: "Resolved") -> tuple[LayerView, ...]:

@@ -29,12 +29,13 @@ def write_report(
     labels: str | None = None,
     title: str = "",
     note: str = "",
+    command: str = "",
     progress: Progress | None = None,
 ) -> Path:
     """Judge runs by the labels of a split and write a page with figures.
 
-    Nothing is written to the store. `folder` gets `report.html`, which holds everything, and the same figures
-    as PNG under `figures/`.
+    Scores that are not on record yet are put on record in the journal, as by `evaluate`. `folder` gets
+    `report.html`, which holds everything, and the same figures as PNG under `figures/`.
 
     Args:
         store: The store.
@@ -44,6 +45,7 @@ def write_report(
         labels: Layer with their labels; None takes `gold`, or the only one.
         title: Of the page; empty takes one from the runs.
         note: A sentence or two for the head of the page.
+        command: For the journal.
         progress: Called with (figures done, figures in all).
 
     Returns:
@@ -60,7 +62,7 @@ def write_report(
             )
     from mer_zoo.report.gather import gather
 
-    report = gather(store, runs, split, labels, title or f"Runs on {split}", note)
+    report = gather(store, runs, split, labels, title or f"Runs on {split}", note, command=command)
     return write_page(report, Path(folder), progress)
 
 
