@@ -24,6 +24,10 @@ COMMANDS = {
     "ablate": ("mer_cli.commands.ablate:ablate", "Take AGT apart: guidance, gate, encoder, vote."),
     "sweep-threshold": ("mer_cli.commands.sweep_threshold:sweep_threshold", "Try confidence thresholds."),
     "robustness": ("mer_cli.commands.robustness:robustness", "Corrupt what a run reads, and score it."),
+    "robustness-media": (
+        "mer_cli.commands.robustness_media:robustness_media",
+        "Put noise into media, extract anew, and score a run.",
+    ),
     "vote-shift": ("mer_cli.commands.vote_shift:vote_shift", "Compare votes under other class shares."),
     "report": ("mer_cli.commands.report:report", "Write an HTML report with figures."),
     "export": ("mer_cli.commands.zoo_export:export", "Write a run's weights with a model card."),

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from mer_cli.commands.extract import extract
 from mer_cli.zoo import main
 from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
+from mer_plugins.samples import voice, write_wav
 
 CLASSES = ("angry", "happy", "sad")
 QUICK = ("--folds", "3", "--epochs", "20", "--lr", "0.02", "--param", "hidden=16")
@@ -199,6 +201,25 @@ def test_experiments(url: str, tmp_path: Path) -> None:
     document = as_json(url, *lines[2])
     assert document["lines"][1]["kept"] <= document["lines"][1]["judged"] == 18
     assert len(document["lines"][1]["precision"]) == 3
+
+
+def test_robustness_media(tmp_path: Path) -> None:
+    """Noise goes into the media when the options of the extraction are repeated; others are refused."""
+    store = Store.create(tmp_path / "store")
+    sounds = [str(write_wav(tmp_path / f"{i}.wav", voice(0.4, 100 + 15 * i))) for i in range(9)]
+    store.clips.add(
+        Clip(key=f"k{i}", split="test" if i > 5 else "train", audio=sound) for i, sound in enumerate(sounds)
+    )
+    store.labels.add(LabelLayer.human("gold", ("a", "b"), {f"k{i}": "ab"[i % 2] for i in range(9)}))
+    extraction = ("--plugin", "prosody", "--option", "deltas=0", "--level", "utt")
+    assert CliRunner().invoke(extract, [*extraction, "--store", store.url]).exit_code == 0
+    assert run(store.url, "train", "mlp", "--as", "m", "--folds", "2", "--epochs", "2").exit_code == 0
+    done = run(store.url, "robustness-media", "m", *extraction, "--snr", "5")
+    assert done.exit_code == 0, done.output
+    assert "audio, noise at 5 dB in the media" in done.output
+    refused = run(store.url, "robustness-media", "m", "--plugin", "prosody", "--as", "other")
+    assert refused.exit_code == 1
+    assert "repeat the options of the mer-fs extract that made it" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -68,33 +68,43 @@ def robustness(
     run = find_run(store, run) if isinstance(run, str) else run
     guard(store, run.config.inputs, run.name)
     layer = labels or default_layer(store)
-    truth = human_labels(store, layer, judge)
-    keys = sorted(set(truth) - set(run.config.folds))
-    if not keys:
-        raise ZooError(f"{run.name} was trained on all labelled clips of {judge!r}", "choose another --judge")
-    label = class_indices(truth, keys, run.config.classes, run.name)
+    keys, label = unseen(store, run, layer, judge)
     pooled = not find_model(run.config.model).frames
     features = load_features(store, run.config.inputs, keys, pooled=pooled)
     if not features.present.any():
         raise ZooError(
             f"none of the {len(keys)} clips has features", "extract them: mer-fs extract --plugin …"
         )
-    clean = _decide(run, features, device)
+    clean = decide(run, features, device)
     said = {"clean": clean[None]}
     for name in (name for name, table in features.tables.items() if table.length.any()):
         for snr in snrs:
             said[f"{name}, noise at {snr:g} dB"] = _each(run, features, device, seeds, name, snr=snr)
         said[f"{name}, {masked:.0%} masked"] = _each(run, features, device, seeds, name, masked=masked)
         if len(features.tables) > 1:
-            gone = _decide(run, removed(features, name), device)
+            gone = decide(run, removed(features, name), device)
             # Who has nothing else cannot be decided about; a clip that drops out would flatter the rest.
-            said[f"{name}, removed"] = np.where(gone < 0, _likeliest(run), gone)[None]
+            said[f"{name}, removed"] = np.where(gone < 0, likeliest(run), gone)[None]
     said = {name: np.where(clean < 0, -1, rows) for name, rows in said.items()}
     lines = measure(label, said, len(run.config.classes))
     return keep(
         store, "robustness", f"{judge} ({layer})", lines, parents=[f"runs/{run.name}", f"labels/{layer}"],
         facts={"run": run.name, "snrs": list(snrs), "masked": masked, "seeds": seeds}, command=command,
     )  # fmt: skip
+
+
+def unseen(store: "Store", run: Run, layer: str, judge: str) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the human-labelled clips of a split that no fold of a run has seen labelled, and their labels.
+
+    Raises:
+        UnknownName: No such layer or split.
+        ZooError: There is none.
+    """
+    truth = human_labels(store, layer, judge)
+    keys = sorted(set(truth) - set(run.config.folds))
+    if not keys:
+        raise ZooError(f"{run.name} was trained on all labelled clips of {judge!r}", "choose another --judge")
+    return keys, class_indices(truth, keys, run.config.classes, run.name)
 
 
 def noisy(features: Features, name: str, snr: float, seed: int) -> Features:
@@ -152,11 +162,11 @@ def _each(
             changed = masked_out(features, name, masked, seed)
         else:
             changed = noisy(features, name, snr, seed)
-        rows.append(_decide(run, changed, device))
+        rows.append(decide(run, changed, device))
     return np.stack(rows)
 
 
-def _decide(run: Run, features: Features, device: str) -> NDArray[np.int64]:
+def decide(run: Run, features: Features, device: str) -> NDArray[np.int64]:
     """Return the likeliest class of each clip, int64 `[n]`; -1 for a clip without any features."""
     where = find_device(device)
     modules = [module.to(where) for module in run.modules()]
@@ -167,7 +177,7 @@ def _decide(run: Run, features: Features, device: str) -> NDArray[np.int64]:
     return said
 
 
-def _likeliest(run: Run) -> int:
+def likeliest(run: Run) -> int:
     """Return the class the run predicts most often out of fold: a guess that needs no features."""
     own = run.predictions.origin == OUT_OF_FOLD
     return int(np.bincount(run.predictions.probs[own].argmax(1)).argmax())
