@@ -48,21 +48,28 @@ INTERRUPTED = 130
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored type.")
 @click.option("--frame-hz", type=float, metavar="HZ", help="Average frames down to this many a second.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="cpu, cuda, cuda:1 …")
+@names_option("--devices", "devices", "A process per device, e.g. cuda:0,cuda:1.")
+@click.option("--procs", type=click.IntRange(min=1), metavar="N", help="N processes that share the CPU.")
 @no_plugin_option
 def extract(store_url: str, dry_run: bool, **said: Any) -> None:
     """Turn clips into features; run it again after any interruption and it does the rest."""
-    from mer_plugins import pipeline
+    from mer_plugins import pipeline, workers
 
     warn_of_broken()
-    store = open_store(store_url)
-    planned = pipeline.plan(store, _request(said))
+    store, devices = open_store(store_url), _devices(said)
     if dry_run:
+        planned = pipeline.plan(store, _request(said))
         emit(planned.as_json(), lambda: _show_plan(planned))
         return
     with progress(f"extracting {said['plugin']}") as tell:
-        report = pipeline.extract(
-            store, planned, _how(said), lambda _, done, failed, total: tell(done + failed, total)
-        )
+
+        def told(stage: str, done: int, failed: int, total: int) -> None:  # noqa: ARG001 - `Progress`
+            tell(done + failed, total)
+
+        if devices:
+            report = workers.extract_in_processes(store, _request(said), devices, _how(said), told)
+        else:
+            report = pipeline.extract(store, pipeline.plan(store, _request(said)), _how(said), told)
     emit(report.as_json(), lambda: _show_report(report))
     if report.interrupted:
         raise SystemExit(INTERRUPTED)
@@ -85,6 +92,12 @@ def _request(said: dict[str, Any]) -> "Request":
         keys=_keys(said["keys"]),
         retry_failed=said["retry_failed"],
     )
+
+
+def _devices(said: dict[str, Any]) -> tuple[str, ...]:
+    if said["procs"] and said["devices"]:
+        raise click.UsageError("--procs shares the CPU and --devices names devices: say one of them")
+    return said["devices"] or ("cpu",) * (said["procs"] or 0)
 
 
 def _how(said: dict[str, Any]) -> "How":

@@ -1,5 +1,7 @@
 """Extractors of texts that misbehave, each in its own way; rows are a text's length and number."""
 
+import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,10 +101,31 @@ class Silent(Plain):
         return [rows[: 3 * (int(text) % 2)] for text, rows in zip(batch, super().encode(batch), strict=True)]
 
 
+class Deadly(Plain):
+    """Takes its process along at the text 19."""
+
+    def encode(self, batch: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Encode, or end."""
+        if "19" in batch:
+            os._exit(7)
+        return super().encode(batch)
+
+
+class Slow(Plain):
+    """Takes its time."""
+
+    batch_cost = 1.0
+
+    def encode(self, batch: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Encode ten a second."""
+        time.sleep(0.1)
+        return super().encode(batch)
+
+
 @hookimpl
 def mer_extractors() -> list[ExtractorCard]:
     """Offer them all."""
-    kinds = (Plain, Greedy, Picky, Hopeless, Sloppy, Forgetful, Wild, Silent)
+    kinds = (Plain, Greedy, Picky, Hopeless, Sloppy, Forgetful, Wild, Silent, Deadly, Slow)
     return [
         ExtractorCard(
             name=kind.__name__.lower(),
