@@ -17,6 +17,7 @@ COMMANDS = {
         "mer_cli.commands.calibrate:calibrate",
         "Say how far a run's probabilities can be trusted.",
     ),
+    "suspects": ("mer_cli.commands.suspects:suspects", "List human labels that a run doubts."),
     "priors": ("mer_cli.commands.priors:priors", "Estimate the class shares of a split."),
     "strategies": ("mer_cli.commands.strategies:strategies", "List the ways of voting and selecting."),
     "pseudo-label": ("mer_cli.commands.pseudo_label:pseudo_label", "Publish a round of pseudo-labels."),

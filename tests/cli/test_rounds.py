@@ -125,6 +125,21 @@ def test_calibrate(url: str, tmp_path: Path) -> None:
     assert len(as_json(url, "calibrate", "a")["ece"]) == 2
 
 
+def test_suspects(tmp_path: Path) -> None:
+    """A label swapped on purpose is doubted, and for the right class; nothing is written."""
+    store = make_store(tmp_path / "store")
+    known = {key: store.labels["truth"][key] for key in store.labels["truth"].keys if key.startswith("train")}
+    known["train4"] = next(name for name in CLASSES if name != known["train4"])
+    store.labels.add(LabelLayer.human("swapped", CLASSES, known))
+    assert run(store.url, "train", "mlp", "--labels", "swapped", "--as", "a", *QUICK).exit_code == 0
+    before = Store.open(store.url).commit
+    listed = {row["key"]: row for row in as_json(store.url, "suspects", "a")}
+    assert listed["train4"]["taken_for"] == store.labels["truth"]["train4"]
+    assert listed["train4"]["own"] < listed["train4"]["other"]
+    assert f"{len(listed)} labels are doubted" in run(store.url, "suspects", "a").output
+    assert Store.open(store.url).commit == before
+
+
 def test_priors(url: str, tmp_path: Path) -> None:
     """Training, estimated and true shares, in a table and a figure."""
     done = run(
