@@ -123,6 +123,9 @@ def test_calibrate(url: str, tmp_path: Path) -> None:
         assert text in done.output
     assert (tmp_path / "r.png").exists()
     assert len(as_json(url, "calibrate", "a")["ece"]) == 2
+    judged = run(url, "calibrate", "a", "--split", "test").output
+    assert "12 clips, test" in judged
+    assert "on record as a.calibration-1" in judged
 
 
 def test_suspects(tmp_path: Path) -> None:

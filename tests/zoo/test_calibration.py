@@ -3,16 +3,25 @@
 import numpy as np
 import pytest
 
-from mer_featurestore import Store
+from mer_featurestore import LabelLayer, Store
 from mer_featurestore.errors import UnknownName
 from mer_zoo.calibration import METHODS, cross_fit, fit_calibrator, log_loss
 from mer_zoo.errors import ZooError
-from mer_zoo.members import calibrate
+from mer_zoo.members import calibrate, calibrate_on
 from mer_zoo.metrics import expected_calibration_error
+from mer_zoo.predict import predict
 from mer_zoo.proportions import wilson
 from mer_zoo.report.rounds import write_calibration
+from mer_zoo.runs import find_run
 from mer_zoo.settings import Settings
 from mer_zoo.train import train
+
+
+def trained_only(store: Store) -> str:
+    """Add a layer with the labels of the clips that run `a` was validated on; return its name."""
+    own = {key: str(store.labels["gold"][key]) for key in find_run(store, "a").config.folds}
+    store.labels.add(LabelLayer.human("own", ("angry", "happy", "sad"), own))
+    return "own"
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -105,4 +114,12 @@ def test_a_run_is_calibrated_across_folds(store: Store, tmp_path: object) -> Non
     assert found.right[1] == (sure & (found.after.argmax(1) == found.label)).sum()
     assert found.precision[1] == wilson(found.right[1], found.sure[1])
     assert found.to_json()["method"] == "temperature"
+    other = calibrate_on(store, "a", "test", "temperature")
+    said = predict(store, "a", "test").probs
+    assert other.calibrator == found.calibrator
+    np.testing.assert_array_equal(other.after, found.calibrator(said))
+    assert (other.on, other.n) == ("test", 24)
+    assert store.runs[other.record].json("calibration.json")["ece"] == list(other.ece)
+    with pytest.raises(ZooError, match="validated on all labelled clips of 'train'"):
+        calibrate_on(store, "a", "train", labels=trained_only(store))
     assert write_calibration(found, ("a", "b", "c"), tmp_path / "r.png").stat().st_size > 5000

@@ -1,7 +1,7 @@
 """Members of a round: what runs say, calibrated, of clips in question and of clips they had not learned."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +15,15 @@ from mer_zoo.errors import ZooError
 from mer_zoo.metrics import expected_calibration_error
 from mer_zoo.predict import predict
 from mer_zoo.proportions import wilson
-from mer_zoo.runs import OUT_OF_FOLD, Run, find_run
-from mer_zoo.trainset import HUMAN
+from mer_zoo.runs import OUT_OF_FOLD, Run, dump, find_run
+from mer_zoo.trainset import HUMAN, default_layer
+from mer_zoo.truth import class_indices, human_labels
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
 
 SURE = 0.9
+OUT_OF_FOLDS = "out of fold"
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,25 @@ class OutOfFold:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A run's calibration, and what it is worth on folds that did not help to fit it.
+    """A run's calibration, and what it is worth on clips that did not help to fit it.
 
     Attributes:
         run: The run.
+        on: Which clips: `out of fold`, or a split.
         calibrator: Fitted on all out-of-fold predictions.
-        n: How many these are.
+        n: Clips it is judged on.
         ece: Expected calibration error before and after.
         log_loss: Mean negative log-likelihood before and after.
         sure: Clips with a confidence above 0.9, before and after.
         right: How many of these are right.
         label: int64 `[n]`.
         before: float32 `[n, C]`.
-        after: float32 `[n, C]`, each fold calibrated by what is fitted on the others.
+        after: float32 `[n, C]`; out of fold, each fold calibrated by what is fitted on the others.
+        record: Name of the record in the store; empty out of fold.
     """
 
     run: str
+    on: str
     calibrator: Calibrator
     n: int
     ece: tuple[float, float]
@@ -68,6 +73,7 @@ class Calibration:
     label: NDArray[np.int64]
     before: NDArray[np.float32]
     after: NDArray[np.float32]
+    record: str = ""
 
     @property
     def precision(self) -> tuple[Interval, Interval]:
@@ -87,7 +93,8 @@ class Calibration:
         """Return it as plain JSON values, without the predictions."""
         plain = {name: list(getattr(self, name)) for name in ("ece", "log_loss", "sure", "right")}
         precision = [list(interval) for interval in self.precision]
-        return {"n": self.n, **self.calibrator.to_json(), **plain, "precision": precision}
+        told = {"on": self.on, "n": self.n, "record": self.record}
+        return {**told, **self.calibrator.to_json(), **plain, "precision": precision}
 
 
 def out_of_fold(store: "Store", run: Run) -> OutOfFold:
@@ -129,20 +136,83 @@ def calibrate(store: "Store", run: Run | str, method: str = "bcts") -> Calibrati
     held = out_of_fold(store, run)
     calibrator = fit_calibrator(held.probs, held.label, method)
     after = cross_fit(held.probs, held.label, held.fold, method)
-    both = (held.probs, after)
+    return _judged(run, calibrator, held.label, held.probs, after, OUT_OF_FOLDS)
+
+
+def calibrate_on(
+    store: "Store",
+    run: Run | str,
+    split: str,
+    method: str = "bcts",
+    *,
+    labels: str | None = None,
+    device: str = "auto",
+    command: str = "",
+) -> Calibration:
+    """Fit a run's calibration on its out-of-fold predictions, and judge it on the labelled clips of a split.
+
+    As an evaluation it reads labels of clips that never train, and goes on record in the journal.
+
+    Args:
+        store: The store; it moves to the commit that records the judgement.
+        run: A run, or its name.
+        split: Whose clips; those the run was validated on are left out.
+        method: Of calibration.
+        labels: Layer with their human labels; None takes `gold`, or the only one.
+        device: torch device, or `auto`.
+        command: For the journal.
+
+    Raises:
+        UnknownName: No such run, split, layer or method.
+        ZooError: No labelled clip of the split is new to the run, or the run has no out-of-fold predictions.
+    """
+    run = find_run(store, run) if isinstance(run, str) else run
+    held, layer = out_of_fold(store, run), labels or default_layer(store)
+    calibrator = fit_calibrator(held.probs, held.label, method)
+    truth = human_labels(store, layer, split)
+    keys = sorted(set(truth) - set(held.keys))
+    if not keys:
+        raise ZooError(
+            f"{run.name} was validated on all labelled clips of {split!r}", "choose another --split"
+        )
+    predicted = predict(store, run, keys=keys, device=device)
+    label = class_indices(truth, predicted.keys, predicted.classes, run.name)
+    found = _judged(run, calibrator, label, predicted.probs, calibrator(predicted.probs), split)
+    facts = {"type": "calibration", "run": run.name, "split": split, "labels": layer, "method": method}
+    record = store.runs.add_numbered(
+        f"{run.name}.calibration",
+        {"calibration.json": dump({**facts, **found.to_json()})},
+        parents=(f"runs/{run.name}", f"labels/{layer}"),
+        attrs={**facts, "n": found.n, "ece": list(found.ece)},
+        command=command,
+        message=f"judge {method} calibration of {run.name} on {split}: ECE {found.ece[1]:.4f}",
+    )
+    return replace(found, record=record.name)
+
+
+def _judged(
+    run: Run,
+    calibrator: Calibrator,
+    label: NDArray[np.int64],
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
+    on: str,
+) -> Calibration:
+    both = (before, after)
     sure = [p.max(1) > SURE for p in both]
-    right = [(p.argmax(1) == held.label) & s for p, s in zip(both, sure, strict=True)]
-    ece = [expected_calibration_error(held.label, p.astype(np.float64)) for p in both]
+    right = [(p.argmax(1) == label) & s for p, s in zip(both, sure, strict=True)]
+    ece = [expected_calibration_error(label, p.astype(np.float64)) for p in both]
     return Calibration(
         run=run.name,
+        on=on,
         calibrator=calibrator,
-        n=len(held.label),
+        n=len(label),
         ece=(ece[0], ece[1]),
-        log_loss=(log_loss(held.probs, held.label), log_loss(after, held.label)),
+        log_loss=(log_loss(before, label), log_loss(after, label)),
         sure=(int(sure[0].sum()), int(sure[1].sum())),
         right=(int(right[0].sum()), int(right[1].sum())),
-        label=held.label,
-        before=held.probs,
+        label=label,
+        before=before,
         after=after,
     )
 
