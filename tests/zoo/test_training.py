@@ -193,3 +193,21 @@ def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ZooError):
         Settings(**wrong)
     assert Settings.from_json(Settings(epochs=3).to_json()) == Settings(epochs=3)
+
+
+def test_statistics_are_fitted_once_per_training_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members with the same training part share the pass over the data, and none shares its buffers."""
+    from mer_zoo import training
+
+    real, calls = training.fit_statistics, []
+    monkeypatch.setattr(training, "fit_statistics", lambda *a: calls.append(1) or real(*a))
+    problem, one = task(), member()
+    other = Member(name="b", train=one.train[:5], valid=one.valid, seed=3, settings=one.settings)
+    modules = [problem.to("cpu").module(each) for each in (one, one, other)]
+    assert len(calls) == 2
+    first, second, third = (dict(module.named_buffers()) for module in modules)
+    assert first
+    for name, buffer in first.items():
+        assert torch.equal(buffer, second[name])
+        assert buffer.data_ptr() != second[name].data_ptr()
+    assert any(not torch.equal(buffer, third[name]) for name, buffer in first.items())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from mer_zoo.fit import fit
 from mer_zoo.planning import Plan
 from mer_zoo.search_space import Draw, Space, key_of
 from mer_zoo.search_state import Outcome, State
-from mer_zoo.training import Diverged, Fitted, Member
+from mer_zoo.training import Diverged, Fitted, Member, Task
 
 ETA = 3  # of successive halving: a third goes on, for three times the epochs
 MEMORY = 2 << 30  # bytes that members trained at once may take on a CPU; a quarter of what is free on a GPU
@@ -71,6 +72,11 @@ class Judge:
     ladder: Sequence[int]
     count: Count
 
+    @cached_property
+    def task(self) -> Task:
+        """What all members are trained on, on the device."""
+        return self.plan.task().to(self.plan.device)
+
     def expect(self, settings: int) -> None:
         """Say how many settings are still to come, for the callback."""
         each = self.seeds * self.plan.config.fold_count
@@ -109,7 +115,7 @@ class Judge:
         return found
 
     def _at_once(self, draw: Draw) -> int:
-        model = self.plan.task().build({**self.plan.config.params, **self.space.apply(draw)[0]})
+        model = self.task.build({**self.plan.config.params, **self.space.apply(draw)[0]})
         size = sum(p.numel() * p.element_size() for p in model.parameters())
         device, memory = self.plan.device, MEMORY
         if device.type == "cuda":
@@ -129,7 +135,7 @@ class Judge:
     def _fit(self, group: Sequence[Draw], epochs: int) -> list[Outcome]:
         members = [member for draw in group for member in self._members(draw, epochs)]
         fitted = fit(
-            self.plan.task(),
+            self.task,
             members,
             device=self.plan.device,
             progress=lambda told: self.count.tell(told.done),

@@ -22,6 +22,9 @@ from mer_zoo.prepared import Prepared, fit_statistics
 from mer_zoo.settings import Settings
 
 
+Statistics = Mapping[str, tuple[Tensor, Tensor]]
+
+
 class Diverged(ZooError):
     """The loss of a member is no longer finite."""
 
@@ -73,22 +76,34 @@ class Task:
         targets: Of the same clips.
         build: Makes a model from its parameters.
         standardise: Whether features are standardised by each member's training part.
+        fitted: Statistics by training part: many members share one, and fitting takes a pass over the data.
     """
 
     features: Features
     targets: Targets
     build: Callable[[Mapping[str, Any]], nn.Module]
     standardise: bool = True
+    fitted: dict[bytes, Statistics] = field(default_factory=dict, repr=False, compare=False)
 
     def to(self, device: torch.device | str) -> "Task":
         """Return the same on a device."""
-        return Task(self.features.to(device), self.targets.to(device), self.build, self.standardise)
+        features, targets = self.features.to(device), self.targets.to(device)
+        stays = targets.probs.device == self.targets.probs.device
+        return Task(features, targets, self.build, self.standardise, self.fitted if stays else {})
 
     def module(self, member: Member) -> Prepared:
         """Build a member's model with its standardisation."""
-        statistics = fit_statistics(self.features, member.train) if self.standardise else {}
         model = self.build(member.params)
-        return Prepared(model.to(self.targets.probs.device), statistics)
+        return Prepared(model.to(self.targets.probs.device), self._statistics(member.train))
+
+    def _statistics(self, train: Tensor) -> Statistics:
+        if not self.standardise:
+            return {}
+        key = train.cpu().numpy().tobytes()
+        if key not in self.fitted:
+            self.fitted[key] = fit_statistics(self.features, train)
+        # Copies: a module owns its buffers.
+        return {name: (mean.clone(), scale.clone()) for name, (mean, scale) in self.fitted[key].items()}
 
 
 @dataclass(frozen=True, slots=True)
