@@ -1,10 +1,11 @@
-"""Run benchmarks by name, all of them by default."""
+"""Run benchmarks by name; by default those that take minutes and need nothing else."""
 
 import argparse
 import importlib
 from pathlib import Path
 
-NAMES = ("store", "train")
+DEFAULT = ("store", "train")
+NAMES = (*DEFAULT, "search", "composite")
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     unknown = set(options.names) - set(NAMES)
     if unknown:
         parser.error(f"no benchmark named {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
-    for name in options.names or NAMES:
+    for name in options.names or DEFAULT:
         importlib.import_module(f"benchmarks.{name}").run(quick=options.quick, folder=options.dir)
 
 

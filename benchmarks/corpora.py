@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
+
+if TYPE_CHECKING:
+    from mer_featurestore.records import Modality
 
 CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 COUNTS = (1248, 1208, 1038, 730, 616, 190)  # of the labelled clips of MER2024
@@ -57,7 +61,7 @@ def make_store(
 def _spec(name: str, modality: str, width: int) -> SpaceSpec:
     return SpaceSpec(
         name=name,
-        modality=modality,
+        modality=cast("Modality", modality),
         level="utt" if name.endswith("UTT") else "frame",
         row_shape=(width,),
         dtype="float32",

