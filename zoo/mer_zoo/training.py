@@ -21,7 +21,6 @@ from mer_zoo.metrics import weighted_f1
 from mer_zoo.prepared import Prepared, fit_statistics
 from mer_zoo.settings import Settings
 
-
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
 
