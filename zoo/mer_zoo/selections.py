@@ -79,7 +79,7 @@ def flexmatch(ballot: Ballot, verdict: Verdict, *, threshold: float = 0.9, warm_
     """Lower thresholds for classes that are rarely sure (FlexMatch, Zhang et al. 2021, arXiv 2110.08263).
 
     τ_c = τ · M(β_c), M(β) = β / (2 - β), β_c = n_c / max n, n_c the clips voted into c that are surer than
-    τ; with `warm_up` the denominator is at least the number of clips that are not (their equation 11).
+    τ; with `warm_up` the denominator is at least the number of clips that are not.
     """
     _check("threshold", threshold)
     sure = _voted(verdict) & (verdict.confidence > threshold)
