@@ -40,6 +40,19 @@ def process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_whole_frames(store: Store, tmp_path: Path) -> None:
+    """`--no-face-crop` is the option of that meaning; where there are no faces to crop it is refused."""
+    store.clips.add(sample_clips(tmp_path, "video"))
+    plan = ("extract", "--plugin", "face-pixels", "--dry-run", "--json")
+    whole = json.loads(mer_fs(store, *plan, "--no-face-crop").stdout)
+    assert whole["spaces"] == json.loads(mer_fs(store, *plan, "--option", "face=none").stdout)["spaces"]
+    assert whole["spaces"] != json.loads(mer_fs(store, *plan).stdout)["spaces"]
+    both = mer_fs(store, *plan, "--no-face-crop", "--option", "face=center")
+    assert "contradict each other" in both.stderr
+    voice = mer_fs(store, "extract", "--plugin", "prosody", "--no-face-crop")
+    assert "no option of prosody named 'face'" in voice.stderr
+
+
 def test_extract_and_again(store: Store) -> None:
     """The first run fills the space and tells of failures; the second says that there is nothing to do."""
     first = mer_fs(store, "extract", "--plugin", "prosody", "--level", "utt,frame")

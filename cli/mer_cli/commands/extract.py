@@ -30,6 +30,7 @@ INTERRUPTED = 130
 @click.option(
     "--option", "extra", type=Pair("name=value", "fps=5"), multiple=True, help="An option of the plugin."
 )
+@click.option("--no-face-crop", is_flag=True, help="Whole frames: the same as --option face=none.")
 @names_option("--split", "split", "Clips of these splits only.")
 @click.option("--keys", metavar="A,B|@FILE", help="These clips only: keys, or a file with a key a line.")
 @click.option(
@@ -82,7 +83,7 @@ def _request(said: dict[str, Any]) -> "Request":
     names = ("model", "revision", "layers", "device")
     return Request(
         plugin=said["plugin"],
-        options=Options(**{name: said[name] for name in names}, extra=dict(said["extra"])),
+        options=Options(**{name: said[name] for name in names}, extra=_extra(said)),
         adapter=said["adapter"],
         levels=said["levels"] or (),
         name=said["name"],
@@ -92,6 +93,13 @@ def _request(said: dict[str, Any]) -> "Request":
         keys=_keys(said["keys"]),
         retry_failed=said["retry_failed"],
     )
+
+
+def _extra(said: dict[str, Any]) -> dict[str, str]:
+    extra = dict(said["extra"])
+    if said["no_face_crop"] and extra.setdefault("face", "none") != "none":
+        raise click.UsageError(f"--no-face-crop and --option face={extra['face']} contradict each other")
+    return extra
 
 
 def _devices(said: dict[str, Any]) -> tuple[str, ...]:
