@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 
 DEFAULT = ("store", "train")
-NAMES = (*DEFAULT, "search", "composite")
+NAMES = (*DEFAULT, "extract", "search", "composite")
 
 
 def main() -> None:
