@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mer_featurestore import Store
     from mer_zoo.spaces import Inputs
 
-_CHUNK = 4096  # rows looked at at once when standardisation is fitted
+_CHUNK = 512  # rows looked at at once when standardisation is fitted: few enough to stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
