@@ -2,7 +2,7 @@
 
 A checkpoint is a folder in the usual Hugging Face layout (`config.json`, weights, preprocessor or tokenizer
 files), or a hub id whose snapshot is fetched into the hub's own cache. A folder is read offline. Code beside
-the weights is never run.
+the weights is not run, unless it is trusted in so many words.
 """
 
 import hashlib
@@ -65,11 +65,13 @@ class Source:
         folder: Where they are.
         model: The hub id, or the folder's own name.
         revision: The hub commit; empty for a folder.
+        trusted: Whether the code beside the weights may be run.
     """
 
     folder: Path
     model: str
     revision: str = ""
+    trusted: bool = False
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -118,42 +120,64 @@ class Source:
         raise PluginError(f"{self.folder} has no weights ({' or '.join(_WEIGHTS)})", "is it whole?")
 
     def made_by(self) -> dict[str, Any]:
-        """Return the checkpoint's part of the fingerprint: name, revision, hashes of weights and settings."""
+        """Return the checkpoint's part of the fingerprint: name, revision, hashes of weights and settings.
+
+        And of the code that is run, where it is trusted.
+        """
+        code = {"remote_code_sha256": _digest(sorted(self.folder.glob("*.py")))} if self.trusted else {}
         settings = [self.folder / name for name in _SETTINGS if (self.folder / name).is_file()]
         return {
             "model": self.model,
             "revision": self.revision,
             "weights_sha256": _digest(self.weight_files),
             "settings_sha256": _digest(settings),
+            **code,
         }
 
 
-def locate(model: str, revision: str | None = None) -> Source:
+def locate(model: str, revision: str | None = None, *, trusted: bool = False) -> Source:
     """Find a checkpoint: a folder as it is, a hub id through the hub's cache, fetched when not there.
 
+    Args:
+        model: Folder or hub id.
+        revision: Of a hub id.
+        trusted: Whether the code beside the weights may be run; it is fetched then.
+
     Raises:
-        PluginError: No such folder, or the hub cannot be reached and the cache has no such snapshot.
+        PluginError: No such folder, the hub cannot be reached and the cache has no such snapshot, or the
+            trusted code lies in another repository.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision:
             raise PluginError(f"{model} is a folder, which has no revisions", "leave --revision out")
-        return Source(folder, folder.resolve().name)
+        return _checked(Source(folder, folder.resolve().name, trusted=trusted))
     if not _HUB_ID.fullmatch(model):
         raise PluginError(
             f"there is no checkpoint folder {model}", "give an existing folder or a hub id OWNER/NAME"
         )
-    snapshot = _snapshot(model, revision)
-    return Source(snapshot, model, snapshot.name)
+    snapshot = _snapshot(model, revision, ("*.py",) if trusted else ())
+    return _checked(Source(snapshot, model, snapshot.name, trusted))
 
 
-def _snapshot(model: str, revision: str | None) -> Path:
+def _checked(source: Source) -> Source:
+    """Refuse trusted code that is not beside the weights, where it could change unseen."""
+    places = source.config.get("auto_map", {}).values() if source.trusted else ()
+    if elsewhere := [place for place in places if "--" in str(place)]:
+        raise PluginError(
+            f"{source.model} takes its code from another repository: {elsewhere[0]}",
+            "copy that repository's .py files beside the weights and correct auto_map in config.json",
+        )
+    return source
+
+
+def _snapshot(model: str, revision: str | None, more: tuple[str, ...] = ()) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(_FETCHED)))
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=[*_FETCHED, *more]))
         if not any(folder.glob(_WEIGHTS[0])):
-            wanted = [*_FETCHED[:3], *_PICKLED]
+            wanted = [*_FETCHED[:3], *_PICKLED, *more]
             folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
     except Exception as error:  # a dozen kinds: no network, no such model, no such revision, no access
         at = f" at revision {revision}" if revision else ""
@@ -179,7 +203,9 @@ def load_config(source: Source) -> Any:
                 from mer_plugins.text.baichuan_net import BaichuanConfig
 
                 return BaichuanConfig.from_pretrained(source.folder, local_files_only=True)
-            return AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+            return AutoConfig.from_pretrained(
+                source.folder, local_files_only=True, trust_remote_code=source.trusted
+            )
         except (OSError, ValueError, KeyError) as error:
             raise _unloadable(source, error) from error
 
@@ -230,7 +256,7 @@ def load_hf_model(
             net, info = cls.from_pretrained(
                 source.folder,
                 local_files_only=True,
-                trust_remote_code=False,
+                trust_remote_code=source.trusted,
                 weights_only=True,
                 dtype=getattr(torch, dtype),
                 output_loading_info=True,
@@ -288,8 +314,9 @@ def _unloadable(source: Source, error: Exception) -> PluginError:
     kind = source.config.get("model_type", "?")
     if "auto_map" in source.config and isinstance(error, (ValueError, KeyError)):
         return PluginError(
-            f"{source.model} (model type {kind!r}) needs the code beside its weights, which is never run",
-            "choose a model that transformers has itself",
+            f"{source.model} (model type {kind!r}) needs the code beside its weights, which is not run",
+            "choose a model that transformers has itself; hf-text and hf-decoder take --trust-remote-code, "
+            "for code you have read",
         )
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return PluginError(f"cannot load {source.folder} (model type {kind!r}): {reason}", "is it whole?")

@@ -31,6 +31,7 @@ class Options:
         device: torch device; `auto` takes a GPU where there is one.
         dtype: Compute dtype of a neural encoder.
         adapter: A LoRA or the like to merge into the checkpoint; `mer_plugins.adapters.find` gets it.
+        trust_remote_code: Run the Python code beside the checkpoint's weights; part of the fingerprint.
         extra: The extractor's own options.
     """
 
@@ -40,6 +41,7 @@ class Options:
     device: str = "auto"
     dtype: str = "float32"
     adapter: "Adapter | None" = None
+    trust_remote_code: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -61,6 +63,7 @@ class ExtractorCard:
         needs_model: Whether it must be given a checkpoint (`--model`).
         layers: Default of `--layers`; empty when the extractor has no layers to choose from.
         takes_adapter: Whether `--adapter` means anything to it.
+        takes_code: Whether it can open checkpoints that need the code beside their weights.
         adapter: Name of the store's adapter taken when `--adapter` is not given; it needs one then.
     """
 
@@ -76,6 +79,7 @@ class ExtractorCard:
     needs_model: bool = False
     layers: str = ""
     takes_adapter: bool = False
+    takes_code: bool = False
     adapter: str = ""
 
     @property

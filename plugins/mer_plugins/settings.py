@@ -85,5 +85,7 @@ def check_options(card: ExtractorCard, options: Options) -> None:
         raise PluginError(
             f"{card.name} is {card.model} with an adapter, and none is given", "say --adapter PATH_OR_NAME"
         )
+    if options.trust_remote_code and not card.takes_code:
+        raise PluginError(f"{card.name} never runs the code of a checkpoint", "leave --trust-remote-code out")
     if options.layers and not card.layers:
         raise PluginError(f"{card.name} has no layers to choose from", "leave --layers out")

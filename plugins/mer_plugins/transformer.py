@@ -70,7 +70,7 @@ class TransformerExtractor(Extractor[Input]):
     @staticmethod
     def _locate(options: Options, checkpoint: Checkpoint | None) -> Source:
         if options.model:
-            return locate(options.model, options.revision)
+            return locate(options.model, options.revision, trusted=options.trust_remote_code)
         if checkpoint is None:
             raise PluginError("no checkpoint is named", "give a folder or hub id: --model PATH_OR_ID")
         return locate(checkpoint.model, options.revision or checkpoint.revision)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -449,6 +450,59 @@ def test_remote_code_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(PluginError, match="code beside its weights"):
         load_hf_model(AutoModel, str(tmp_path))
+
+
+CODE = """
+from transformers import BertConfig, BertModel
+
+class OddConfig(BertConfig):
+    model_type = "odd-bert"
+
+class OddModel(BertModel):
+    config_class = OddConfig
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.hidden_states = tuple(2 * state for state in out.hidden_states)
+        return out
+"""
+
+
+def test_trusted_code(
+    build: Build, checkpoints: Callable[[str], Path], clips: list[Clip], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Only where it is trusted is a checkpoint's code run; what it is goes into the fingerprint."""
+    import shutil
+
+    from transformers import dynamic_module_utils
+
+    from mer_plugins.host import make_extractor
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = shutil.copytree(checkpoints("chinese-macbert-large"), tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    places = {"AutoConfig": "odd.OddConfig", "AutoModel": "odd.OddModel"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "odd-bert", "auto_map": places}))
+    (folder / "odd.py").write_text(CODE)
+    card, given = find_extractor("hf-text"), {"model": str(folder), "device": "cpu"}
+    with pytest.raises(PluginError, match="code beside its weights"):
+        make_extractor(card, Options(**given)).load()
+    trusting = make_extractor(card, Options(**given, trust_remote_code=True))
+    trusting.load()
+    plain = build("hf-text", model=checkpoints("chinese-macbert-large"))
+    plain.load()
+    assert apart(rows_of(trusting, clips)[0], 2 * rows_of(plain, clips)[0]) < 1e-6
+    before = trusting.made_by()["checkpoint"]["remote_code_sha256"]
+    (folder / "odd.py").write_text(CODE + "# changed")
+    after = make_extractor(card, Options(**given, trust_remote_code=True)).made_by()
+    assert after["checkpoint"]["remote_code_sha256"] != before
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "a/b--odd.OddModel"}}))
+    with pytest.raises(PluginError, match="takes its code from another repository: a/b--odd"):
+        make_extractor(card, Options(**given, trust_remote_code=True))
+    with pytest.raises(PluginError, match="hubert-large never runs the code"):
+        make_extractor(find_extractor("hubert-large"), Options(**given, trust_remote_code=True))
 
 
 def test_wrong_checkpoints_are_refused(

@@ -24,6 +24,7 @@ INTERRUPTED = 130
 @click.option(
     "--adapter", default="", metavar="NAME|PATH", help="LoRA or the like to merge in; mer-fs adapters."
 )
+@click.option("--trust-remote-code", is_flag=True, help="Run the code beside the checkpoint's weights.")
 @click.option("--layers", metavar="WHICH", help="last, last4, all, k, i-j (summed) or weighted:w0,w1,…")
 @names_option("--level", "levels", "utt, frame or utt,frame (one pass for both).")
 @click.option("--as", "name", default="", metavar="STEM", help="Name of the spaces: STEM-UTT, STEM-FRA.")
@@ -80,7 +81,7 @@ def _request(said: dict[str, Any]) -> "Request":
     from mer_plugins.contract import Options
     from mer_plugins.pipeline import Request
 
-    names = ("model", "revision", "layers", "device")
+    names = ("model", "revision", "layers", "device", "trust_remote_code")
     return Request(
         plugin=said["plugin"],
         options=Options(**{name: said[name] for name in names}, extra=_extra(said)),

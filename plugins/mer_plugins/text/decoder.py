@@ -62,7 +62,7 @@ class TextDecoder(TransformerExtractor[Tokens]):
         try:
             with quiet():
                 return AutoTokenizer.from_pretrained(
-                    self.source.folder, local_files_only=True, trust_remote_code=False
+                    self.source.folder, local_files_only=True, trust_remote_code=self.source.trusted
                 )
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -155,5 +155,6 @@ CARDS = (
         needs_model=True,
         layers=TextDecoder.default_layers,
         takes_adapter=True,
+        takes_code=True,
     ),
 )

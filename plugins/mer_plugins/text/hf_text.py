@@ -59,7 +59,7 @@ class TextEncoder(TransformerExtractor[str]):
         super().load()
         with quiet():
             self._tokenizer = AutoTokenizer.from_pretrained(
-                self.source.folder, local_files_only=True, trust_remote_code=False
+                self.source.folder, local_files_only=True, trust_remote_code=self.source.trusted
             )
 
     def close(self) -> None:
@@ -117,4 +117,6 @@ TABLE = (
         licence="Apache-2.0",
     ),
 )
-CARDS: tuple[ExtractorCard, ...] = cards(TextEncoder, TABLE, modality="text", levels=("utt", "frame"))
+CARDS: tuple[ExtractorCard, ...] = cards(
+    TextEncoder, TABLE, modality="text", levels=("utt", "frame"), takes_code=True
+)
