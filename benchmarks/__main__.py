@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 
 DEFAULT = ("store", "train")
-NAMES = (*DEFAULT, "extract", "search", "composite")
+NAMES = (*DEFAULT, "extract", "search", "composite", "self_training")
 
 
 def main() -> None:

@@ -55,6 +55,7 @@ def compare(
     *,
     before: Callable[[], None] | None = None,
     best: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the median seconds of each method, or the least.
 
@@ -63,6 +64,7 @@ def compare(
         rounds: How often; the order of the methods turns with each round.
         before: Called before every method of every round (to empty the page cache).
         best: Return the least, for few rounds of long runs on a machine that does other things too.
+        clock: Which seconds: of the wall, or of the processor.
     """
     times: dict[str, list[float]] = {name: [] for name in methods}
     names = list(methods)
@@ -70,17 +72,17 @@ def compare(
         for name in names[number % len(names) :] + names[: number % len(names)]:
             if before is not None:
                 before()
-            started = time.perf_counter()
+            started = clock()
             methods[name](number)
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock() - started)
     return {name: (min if best else statistics.median)(found) for name, found in times.items()}
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return how long a call takes."""
-    started = time.perf_counter()
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 OPEN_FILES = 256
 REMOTE_READS = 16
-LARGE = 1 << 20  # bytes that a single read is announced from
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -88,7 +87,7 @@ class Reader:
             for file, piece in opened
             if (done := _take(file, piece, buffer)) < piece.length
         ]
-        if len(waiting) > 1 or (waiting and waiting[0][1].length >= LARGE):
+        if len(waiting) > 1:  # for one run of rows the kernel's own read-ahead is better
             for file, piece, done in waiting:
                 _announce(file.fd, piece.offset + done, piece.length - done)
         for file, piece, done in waiting:

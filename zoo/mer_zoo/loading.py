@@ -96,19 +96,20 @@ class FeatureDataset(Dataset[Item]):
         return Loaded(torch.as_tensor(indices, dtype=torch.int64), features)
 
     def _padded(self, modality: str, indices: Sequence[int]) -> Sequences:
-        ragged = self.spaces[modality].read(
+        padded, mask = self.spaces[modality].read_padded(
             [self.keys[i] for i in indices],
+            dtype=None,
             max_len=self.max_len,
             absent_ok=True,
             out=self._room(modality, indices),
         )
-        return _pad(list(ragged), self.dtype, self._pool)
+        return Sequences(_cast(padded, self.dtype, self._pool), torch.from_numpy(mask))
 
     def _room(self, modality: str, indices: Sequence[int]) -> NDArray[Any]:
-        """Return memory for a batch's rows in the stored type, used again for the next one."""
+        """Return memory for a padded batch in the stored type, used again for the next one."""
         space = self.spaces[modality]
-        rows = int(np.minimum(self._lengths[modality][list(indices)], self.max_len or np.inf).sum())
-        need = rows * math.prod(space.spec.row_shape)
+        longest = int(self._lengths[modality][list(indices)].max(initial=1))
+        need = len(indices) * min(longest, self.max_len or longest) * math.prod(space.spec.row_shape)
         room = self._pool.staging.get(modality)
         if room is None or room.size < need:
             room = self._pool.staging[modality] = np.empty(need, space.dtype)
@@ -230,14 +231,19 @@ def collate(batch: Loaded | Sequence[Item], *, dtype: torch.dtype = torch.float3
 
 
 def _pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, pool: Pool) -> Sequences:
-    """Return clips as one padded tensor: real rows are cast to their places, the rest is cleared."""
     lengths = np.array([len(array) for array in arrays], np.int64)
     longest = max(1, int(lengths.max()))
-    padded = pool.empty((len(arrays), longest, *arrays[0].shape[1:]), dtype)
-    for target, array in zip(padded, arrays, strict=True):
-        target[: len(array)].copy_(torch.from_numpy(array))
-        target[len(array) :].zero_()
-    return Sequences(padded, torch.from_numpy(np.arange(longest) < lengths[:, None]))
+    padded = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+    for i, array in enumerate(arrays):
+        padded[i, : len(array)] = array
+    mask = np.arange(longest) < lengths[:, None]
+    return Sequences(_cast(padded, dtype, pool), torch.from_numpy(mask))
+
+
+def _cast(padded: NDArray[Any], dtype: torch.dtype, pool: Pool) -> Tensor:
+    """Return a tensor of its own, cast in one go: torch's threads meet once a batch, not once a clip."""
+    source = torch.from_numpy(padded)
+    return pool.empty(source.shape, dtype).copy_(source)
 
 
 def _read(space: "FeatureSpace", keys: Sequence[str]) -> list[NDArray[Any]]:
