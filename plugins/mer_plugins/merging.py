@@ -14,6 +14,7 @@ from typing import Any
 
 from mer_plugins.adapters import CONFIG, WEIGHTS, Adapter, adapted
 from mer_plugins.errors import PluginError
+from mer_plugins.transformer import home
 
 _ROOT = "base_model.model."
 
@@ -32,14 +33,13 @@ def merge(net: Any, adapter: Adapter, prefixes: Sequence[str] = ()) -> Any:
     """
     from peft import PeftModel
 
-    place = next(net.parameters()).device
     with tempfile.TemporaryDirectory(prefix="mer-adapter-") as name, warnings.catch_warnings():
         _write_fitted(net, adapter, ("", f"{net.base_model_prefix}.", "model.", *prefixes), Path(name))
         warnings.filterwarnings("error", "Found missing adapter keys")
         # peft asks transformers for something under a name that transformers is about to drop.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         try:
-            tuned = PeftModel.from_pretrained(net, name, torch_device=str(place))
+            tuned = PeftModel.from_pretrained(net, name, torch_device=str(home(net)))
             whole = tuned.merge_and_unload(safe_merge=True)
         except (RuntimeError, ValueError, UserWarning) as error:
             raise _refusal(net, adapter, _first_line(error)) from error

@@ -73,13 +73,18 @@ def _table(found: list[dict[str, Any]]) -> None:
         return
     columns = ("adapter", "type", "base", "rank", "blocks", "changes", "parameters", "labels")
     rows = [
-        (
-            f["name"], f["type"], f["base"], f["rank"], _band(f["layers"]), ", ".join(f["targets"]),
-            f["parameters"], f["labels"],
-        )
+        (f["name"], *(_shown(f.get(fact)) for fact in ("type", "base", "rank", "layers", "targets")),
+         f.get("parameters"), f.get("labels"))
         for f in found
     ]  # fmt: skip
     table("", columns, rows)
+
+
+def _shown(fact: Any) -> Any:
+    """Return a list as text, whole numbers as a band where they are one."""
+    if not isinstance(fact, list):
+        return fact
+    return _band(fact) if all(isinstance(item, int) for item in fact) else ", ".join(fact)
 
 
 def _band(layers: list[int]) -> str:
