@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from mer_featurestore import Clip
 from mer_zoo.errors import ZooError
@@ -114,3 +115,19 @@ def test_what_cannot_be_divided(count: int, options: dict[str, object], match: s
     """Impossible wishes are refused with a remedy."""
     with pytest.raises(ZooError, match=match):
         make_folds(clips([""] * count), np.zeros(count, int), CLASSES, **options)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_folds_are_those_of_scikit_learn(seed: int) -> None:
+    """Groups of any size go to the folds of StratifiedGroupKFold."""
+    random = np.random.default_rng(seed)
+    label, group = random.integers(0, 4, 90), random.integers(0, 20 + 5 * seed, 90)
+    spoken = clips([f"s{g:03d}" for g in group])
+    expected = np.zeros(90, np.int64)
+    splitter = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+    # Ours numbers groups by their first clips.
+    first = {g: i for i, g in reversed(list(enumerate(group)))}
+    for k, (_, held) in enumerate(splitter.split(label, label, [first[g] for g in group])):
+        expected[held] = k
+    found = make_folds(spoken, label, tuple("abcd"), folds=5, seed=seed)
+    np.testing.assert_array_equal(found.fold, expected)

@@ -1,6 +1,6 @@
 """Folds for cross-validation: stratified by class, never splitting a speaker or a dialogue, seeded."""
 
-import warnings
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,20 +87,38 @@ def _rare(label: NDArray[np.integer], classes: Sequence[str], folds: int) -> lis
 
 
 def _split(label: NDArray[np.integer], groups: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
-    from sklearn.model_selection import StratifiedGroupKFold
+    """Divide groups into folds of like class shares: the folds of scikit-learn's StratifiedGroupKFold.
 
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    fold = np.zeros(len(label), np.int64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # said in our own notices
-        try:
-            parts = list(splitter.split(fold, label, groups))
-        except ValueError:  # every class is rarer than the folds: there is nothing to stratify by
-            parts = list(splitter.split(fold, np.zeros_like(label), groups))
-    for k, (_, held_out) in enumerate(parts):
-        fold[held_out] = k
+    Group after group, the most unequal in classes first, goes to the fold with which shares differ least;
+    of equals, to the smallest. All folds are tried at once, which for thousands of groups takes a tenth of a
+    second instead of several.
+    """
+    number = np.unique(label, return_inverse=True)[1]
+    if (np.bincount(number) < folds).all():  # every class is rarer than the folds: nothing to stratify by
+        number = np.zeros_like(number)
+    total = np.bincount(number)
+    # The legacy generator, because its order is that of scikit-learn's folds.
+    place = np.random.RandomState(seed).permutation(groups.max() + 1)
+    counts = np.zeros((len(place), len(total)))
+    np.add.at(counts, (groups, number), 1)
+    held, fold_of = np.zeros((folds, len(total))), np.zeros(len(place), np.int64)
+    one = np.eye(folds)[:, :, None]
+    for group in place[np.argsort(-counts[place].std(axis=1), kind="stable")]:
+        spread = ((held + one * counts[group]) / total).std(axis=1).mean(axis=1)
+        fold_of[group] = best = _best(spread.tolist(), held.sum(axis=1).tolist())
+        held[best] += counts[group]
     # Stratification can leave a fold empty when groups are few and unequal; such a fold does not exist.
-    return np.unique(fold, return_inverse=True)[1].astype(np.int64)
+    return np.unique(fold_of[groups], return_inverse=True)[1].astype(np.int64)
+
+
+def _best(spread: Sequence[float], size: Sequence[float]) -> int:
+    """Return the fold of least spread; of those that are as good to five digits, the smallest."""
+    best = 0
+    for k in range(1, len(spread)):
+        least, alike = spread[best], math.isclose(spread[k], spread[best], rel_tol=1e-5, abs_tol=1e-8)
+        if spread[k] < least or (alike and size[k] < size[best]):
+            best = k
+    return best
 
 
 def _groups(clips: Sequence[Clip], group_by: str) -> tuple[NDArray[np.int64], str]:
