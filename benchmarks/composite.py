@@ -66,13 +66,11 @@ class Row:
         model: Its name.
         given: What it was given.
         confusion: int `[C, C]`, rows = label.
-        seconds: Of training.
     """
 
     model: str
     given: str
     confusion: np.ndarray[Any, Any]
-    seconds: float
 
     @property
     def scores(self) -> dict[str, float]:
@@ -184,7 +182,7 @@ def _trained(store: Store, model: str, spaces: list[str], settings: Settings) ->
     params = SMALLER.get(model, {})
     result = train(store, model, features=spaces, labels="gold", settings=settings, params=params)
     given = " + ".join(space.removesuffix("-UTT") for space in spaces)
-    found = Row(model, given, np.array(evaluate(store, result.name).confusion), result.seconds)
+    found = Row(model, given, np.array(evaluate(store, result.name).confusion))
     print(f"  {model} on {given}: {found.scores['waf']:.3f}, {result.seconds:.1f} s", flush=True)
     return found
 
@@ -193,7 +191,7 @@ def _speakers(store: Store, model: str, settings: Settings, params: Mapping[str,
     from mer_zoo.evaluate import evaluate
     from mer_zoo.train import train
 
-    total, seconds = np.zeros((0, 0), np.int64), 0.0
+    total = np.zeros((0, 0), np.int64)
     clips = list(store.clips.values())
     for speaker in sorted({clip.speaker for clip in clips}):
         moved = [replace(clip, split="test" if clip.speaker == speaker else "train") for clip in clips]
@@ -203,8 +201,7 @@ def _speakers(store: Store, model: str, settings: Settings, params: Mapping[str,
         )
         confusion = np.array(evaluate(store, result.name).confusion)
         total = confusion if not total.size else total + confusion
-        seconds += result.seconds
-    found = Row(model, "whisper", total, seconds)
+    found = Row(model, "whisper", total)
     print(f"  EmoDB, {model}: UAR {found.scores['uar']:.3f}", flush=True)
     return found
 
@@ -231,15 +228,15 @@ def render(probes: list[Row], fused: list[Row], heard: list[Row]) -> str:
 
 
 def _table(rows: Iterable[Row], bar: float | None) -> list[str]:
-    lines = ["| model | features | test WAF | | test UAR | | clips | above the best probe | training |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    lines = ["| model | features | test WAF | | test UAR | | clips | above the best probe |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for row in rows:
         above = "" if bar is None else "yes" if row.scores["waf"] > bar else "no"
         cells = [f"`{row.model}`", row.given]
         for name in ("waf", "uar"):
             edges = row.intervals[name]
             cells += [f"{row.scores[name]:.3f}", f"{edges.low:.3f} to {edges.high:.3f}"]
-        cells += [str(int(row.confusion.sum())), above, f"{row.seconds:.1f} s"]
+        cells += [str(int(row.confusion.sum())), above]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

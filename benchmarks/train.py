@@ -7,7 +7,7 @@ The usual way is `benchmarks.plain`. Both validate after each epoch; folds, mode
 import gc
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import plain
 from benchmarks.corpora import CLASSES, WIDTHS, make_store
-from benchmarks.measure import Results, compare, memory, seconds
+from benchmarks.measure import Results, memory, seconds
 from mer_featurestore import Store
 from mer_zoo.planning import Plan, make_plan
 from mer_zoo.settings import Settings
@@ -25,6 +25,7 @@ from mer_zoo.training import Fitted, Member
 
 AT_LEAST, AT_MOST = ">=", "<="
 HIDDEN, DROPOUT, FOLDS = 128, 0.3, 5
+WALL = "wall"
 SMALL = dict.fromkeys(WIDTHS, 256)
 
 
@@ -70,7 +71,7 @@ def _loading(results: Results, store: Store) -> None:
         Stack(plan.task(), members).losses([member.train[:32] for member in members])
 
     first_step()
-    results.add("store to first step, 5 folds", "", seconds(first_step), (AT_MOST, 2), "s")
+    results.add("store to first step, 5 folds", WALL, seconds(first_step), (AT_MOST, 2), "s")
 
 
 def _folds(results: Results, store: Store, clips: plain.Clips, epochs: int, rounds: int) -> None:
@@ -80,21 +81,36 @@ def _folds(results: Results, store: Store, clips: plain.Clips, epochs: int, roun
     usual: list[plain.Trained] = []
     ours: list[list[Fitted]] = []
     usual_way = partial(plain.train, clips, folds, hidden=HIDDEN, dropout=DROPOUT, epochs=epochs)
-    found = compare(
-        {
-            "usual": lambda _: usual.append(usual_way()),
-            "ours": lambda _: ours.append(fit_members(plan, plan.members())),
-        },
-        rounds,
-        best=True,
+    found = _race(
+        lambda: usual.append(usual_way()), lambda: ours.append(fit_members(plan, plan.members())), rounds
     )
-    results.add("5 folds: times the usual way", "", found["usual"] / found["ours"], (AT_LEAST, 2.5))
-    results.add("5 folds: usual, a fold and epoch", "", found["usual"] / (FOLDS * epochs), unit="s")
-    results.add("5 folds: ours, a fold and epoch", "", found["ours"] / (FOLDS * epochs), unit="s")
+    for clock, (theirs, mine) in found.items():
+        goal = (AT_LEAST, 2.5) if clock == WALL else None
+        results.add("5 folds: times the usual way", clock, theirs / mine, goal)
+        results.add("5 folds: usual, a fold and epoch", clock, theirs / (FOLDS * epochs), unit="s")
+        results.add("5 folds: ours, a fold and epoch", clock, mine / (FOLDS * epochs), unit="s")
     guessed = np.zeros(len(clips), np.int64)
     for member, fitted in zip(plan.members(), ours[-1], strict=True):
         guessed[member.valid.numpy()] = fitted.logits.argmax(1).numpy()
     _same_quality(results, clips.label, usual[-1].predicted, guessed)
+
+
+def _race(
+    usual: Callable[[], object], ours: Callable[[], object], rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Return the least seconds of both, turn about: on the wall, and of this process' CPU time.
+
+    On a machine that does other things too only the CPU time says something, with OMP_NUM_THREADS=1.
+    """
+    clocks = {WALL: time.perf_counter, "CPU time": time.process_time}
+    least = {clock: [float("inf")] * 2 for clock in clocks}
+    for _ in range(rounds):
+        for number, work in enumerate((usual, ours)):
+            began = {name: clock() for name, clock in clocks.items()}
+            work()
+            for name, clock in clocks.items():
+                least[name][number] = min(least[name][number], clock() - began[name])
+    return {name: (times[0], times[1]) for name, times in least.items()}
 
 
 def _same_quality(
@@ -149,19 +165,12 @@ def _small(results: Results, store: Store, clips: plain.Clips) -> None:
     plan = plan_of(store, epochs=epochs, params={"hidden": 64})
     folds = [(member.train.numpy(), member.valid.numpy()) for member in plan.members()]
     usual_way = partial(plain.train, clips, folds, hidden=64, dropout=DROPOUT, epochs=epochs)
-    found = compare(
-        {
-            "usual": lambda _: usual_way(),
-            "ours": lambda _: fit_members(plan, _copies(plan, 5)),
-        },
-        2,
-        best=True,
-    )
-    results.add(
-        "25 small members: times the usual way", "", 5 * found["usual"] / found["ours"], (AT_LEAST, 8)
-    )
-    results.add("25 small: usual, a member and epoch", "", found["usual"] / (5 * epochs) * 1e3, unit="ms")
-    results.add("25 small: ours, a member and epoch", "", found["ours"] / (25 * epochs) * 1e3, unit="ms")
+    found = _race(usual_way, lambda: fit_members(plan, _copies(plan, 5)), 2)
+    for clock, (theirs, mine) in found.items():
+        goal = (AT_LEAST, 8) if clock == WALL else None
+        results.add("25 small members: times the usual way", clock, 5 * theirs / mine, goal)
+        results.add("25 small: usual, a member and epoch", clock, theirs / (5 * epochs) * 1e3, unit="ms")
+        results.add("25 small: ours, a member and epoch", clock, mine / (25 * epochs) * 1e3, unit="ms")
 
 
 def _leaks(results: Results, store: Store) -> None:
