@@ -52,7 +52,12 @@ predictions are pooled. This copy of EmoDB is cut to 2 s and not comparable with
 reference is scikit-learn's logistic regression (C = 0.01) on such features, UAR {REFERENCE:.3f}; `logreg` has
 the same penalty here (`--weight-decay 0.2083 --param normalize=false`)."""
 
+_PULLS = (
+    "ties the modalities to each other by extra losses, whatever each is worth; text is worth little here"
+)
 REASONS = {
+    "misa": _PULLS,
+    "mmim": _PULLS,
     "mctn": "predicts from one modality, which is the method: text by default, else video; the others only "
     "help to train it (`--param source=audio` would read the voice)",
 }
@@ -252,9 +257,8 @@ def _verdict(rows: list[Row], best: Row) -> str:
     told += f" Not above it: {names}."
     inside = len(below) - len(apart)
     if inside:
-        told += (
-            f" For {inside} of these its score lies within their interval: 98 clips cannot tell them apart."
-        )
+        told += f" For {inside} of these its score lies within their interval: so few clips "
+        told += "cannot tell them apart."
     if apart:
         told += " Worse beyond their interval: " + ", ".join(f"`{row.model}`" for row in apart) + "."
     for row in below:
