@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from mer_featurestore import Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when called: `{name: ("module:attribute", "short help")}`."""
 
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"context_settings": HELP, **kwargs})
         self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -75,7 +76,7 @@ def command(
                     raise
                 raise CommandError(error, as_json) from error
 
-        return click.command(name, cls=cls, **kwargs)(run)
+        return click.command(name, cls=cls, **{"context_settings": HELP, **kwargs})(run)
 
     return decorate
 

@@ -31,7 +31,7 @@ COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, lazy=COMMANDS)
 @click.version_option(package_name="mer-fs")
 def main() -> None:
     """Feature store for multimodal emotion recognition.

@@ -19,8 +19,9 @@ def render() -> str:
 
 
 def _sections(path: str, command: click.Command, parent: click.Context | None = None) -> Iterator[str]:
-    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, terminal_width=100)
-    context.max_content_width = 100
+    # `make_context` applies a command's own settings; here nothing is parsed, so they are given by hand.
+    settings = {"terminal_width": 100, "max_content_width": 100, **command.context_settings}
+    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, **settings)
     yield f"## {path}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

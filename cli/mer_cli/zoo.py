@@ -38,7 +38,7 @@ COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, lazy=COMMANDS)
 @click.version_option(package_name="mer-fs")
 def main() -> None:
     """Fusion models for multimodal emotion recognition, trained by key from a feature store."""
