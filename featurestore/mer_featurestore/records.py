@@ -101,6 +101,10 @@ class Ragged:
     data: NDArray[Any]
     offsets: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        row = " x ".join(map(str, self.data.shape[1:]))
+        return f"Ragged({len(self)} clips, {len(self.data)} rows x {row} {self.data.dtype})"
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

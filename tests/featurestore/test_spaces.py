@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mer_featurestore import Store
+from mer_featurestore import Ragged, Store
 from mer_featurestore.errors import BadInput, UnknownKey, UnknownName
 from mer_featurestore.groups import BACKENDS, find_backend
 from mer_featurestore.testing import DistantStorage
@@ -218,3 +218,9 @@ def test_more_files_than_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for _ in range(3):
         np.testing.assert_array_equal(space.read(keys).data, np.concatenate([clips[k] for k in keys]))
     assert len(space._reader._files) <= 3
+
+
+def test_packed_features_say_what_they_are() -> None:
+    """A notebook shows clips, rows and type, not thousands of numbers."""
+    packed = Ragged.pack([np.zeros((2, 3), np.float16), np.ones((1, 3), np.float16)])
+    assert repr(packed) == "Ragged(2 clips, 3 rows x 3 float16)"
