@@ -1,5 +1,6 @@
 """Batches of like cost, and encoding them whatever memory there is."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,13 +30,16 @@ class Encoded:
 
 
 def in_batches(
-    items: Iterable[Prepared], cost: Callable[[Any], float], limit: Limit
+    items: Iterable[Prepared], cost: Callable[[Any], float], limit: Limit, most: float = math.inf
 ) -> Iterator[list[Prepared]]:
-    """Gather a few batches' worth, sort by cost and cut, to pad little; failed items go along."""
+    """Gather a few batches' worth, sort by cost and cut, to pad little; failed items go along.
+
+    Never more than `most` items wait: what is gathered is lost when the process is killed.
+    """
     gathered: list[tuple[float, Prepared]] = []
     for item in items:
         gathered.append((cost(item.value) if item.error is None else 0.0, item))
-        if sum(c for c, _ in gathered) >= WINDOW * limit.cost:
+        if len(gathered) >= most or sum(c for c, _ in gathered) >= WINDOW * limit.cost:
             yield from _cut(gathered, limit)
             gathered = []
     yield from _cut(gathered, limit)

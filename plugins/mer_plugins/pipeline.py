@@ -222,7 +222,7 @@ class _Run:
 
     def _batches(self, ahead: Iterator[Any]) -> Iterator[Any]:
         """Pass the batches on, timing how long they are waited for."""
-        batches = in_batches(ahead, self.extractor.cost, self.limit)
+        batches = in_batches(ahead, self.extractor.cost, self.limit, self.how.commit_every)
         while True:
             with self.clock.time("wait"):
                 batch = next(batches, None)

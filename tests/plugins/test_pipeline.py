@@ -272,6 +272,15 @@ def test_how_it_is_run_changes_nothing(tmp_path: Path) -> None:
     assert contents(first) == contents(second)
 
 
+def test_no_more_waits_than_a_commit_holds(tmp_path: Path) -> None:
+    """With a commit every 4 clips, 12 clips make 3 commits: a kill never costs more than was asked for."""
+    store = voices(tmp_path, 12)
+    before = store.commit
+    run(store, "prosody", How(commit_every=4))
+    assert store.commit == before + 3
+    assert [len(fragment.key_list()) for fragment in store.features["prosody-UTT"].fragments] == [4, 4, 4]
+
+
 def test_report_and_progress(tmp_path: Path) -> None:
     """Progress comes stage by stage, and the report says where the time went."""
     store = voices(tmp_path, 6)
