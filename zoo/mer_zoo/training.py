@@ -18,7 +18,7 @@ from mer_zoo.contract import Output
 from mer_zoo.data import Features
 from mer_zoo.errors import ZooError
 from mer_zoo.metrics import weighted_f1
-from mer_zoo.prepared import Prepared, fit_statistics
+from mer_zoo.prepared import Prepared, blank_statistics, fit_statistics
 from mer_zoo.settings import Settings
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -56,6 +56,8 @@ class Member:
         seed: Decides initial weights, order and dropout.
         params: Of the model.
         settings: Of training.
+        start: State dict of a `Prepared` module to begin with, standardisation included; None begins with
+            random weights and standardises by the training part.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Member:
     seed: int
     params: Mapping[str, Any] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
+    start: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,14 @@ class Task:
         return Task(features, targets, self.build, self.standardise, self.fitted if stays else {})
 
     def module(self, member: Member) -> Prepared:
-        """Build a member's model with its standardisation."""
-        model = self.build(member.params)
-        return Prepared(model.to(self.targets.probs.device), self._statistics(member.train))
+        """Build a member's model with its standardisation, as random draws or its start have it."""
+        model, device = self.build(member.params), self.targets.probs.device
+        if member.start is None:
+            return Prepared(model.to(device), self._statistics(member.train))
+        blank = blank_statistics(self.features.widths) if self.standardise else {}
+        module = Prepared(model, blank).to(device)
+        module.load_state_dict(member.start)
+        return module
 
     def _statistics(self, train: Tensor) -> Statistics:
         if not self.standardise:
