@@ -7,7 +7,7 @@ import pytest
 
 from mer_featurestore.backends.hdf5 import Hdf5Backend
 from mer_featurestore.backends.zarr import ZarrBackend
-from mer_featurestore.backends.zarr_plain import CHUNK_BYTES, SHARD_BYTES
+from mer_featurestore.backends.zarr_plain import CHUNK_BYTES, SHARD_STEPS, STEP_BYTES
 from mer_featurestore.errors import UnknownName
 from mer_featurestore.groups import find_backend
 from mer_featurestore.storage import LocalStorage
@@ -40,19 +40,20 @@ def test_plain_zarr_python_reads_a_group(tmp_path: Path, dtype: str) -> None:
     assert group["few"].shards is None
 
 
-@pytest.mark.parametrize("rows", [5, 700, 4 * 256, 4 * 256 + 1])
+@pytest.mark.parametrize("rows", [5, 500, 700, 4 * 256, 4 * 256 + 1, 7 * 256 - 1])
 def test_our_zarr_files_are_zarr_pythons(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes we write without zarr-python are those it writes itself, metadata and shard index too."""
     import zarr
 
     from mer_featurestore.backends import zarr_plain
 
-    monkeypatch.setattr(zarr_plain, "SHARD_BYTES", 4 * CHUNK_BYTES)
+    monkeypatch.setattr(zarr_plain, "STEP_BYTES", 2 * CHUNK_BYTES)
+    monkeypatch.setattr(zarr_plain, "SHARD_STEPS", 2)
     array = numbers((rows, 1024), "float16")
     ZarrBackend().write(tmp_path / "ours", {"a": array}, {"x": 1})
     with zarr.config.set({"array.write_empty_chunks": True}):
         group = zarr.create_group(tmp_path / "theirs", zarr_format=3, attributes={"x": 1})
-        chunk, shard = zarr_plain.chunking(array.shape, array.dtype)
+        chunk, _, shard = zarr_plain.chunking(array.shape, array.dtype, 2)
         group.create_array(
             "a",
             shape=array.shape,
@@ -105,10 +106,10 @@ def test_plain_h5py_reads_a_group(tmp_path: Path, dtype: str) -> None:
 
 
 def test_few_files(tmp_path: Path) -> None:
-    """A fragment-sized Zarr array is one file per 64 MB, an HDF5 group one file."""
-    array = np.zeros((SHARD_BYTES // 2048 * 2 + 1, 1024), np.float16)
+    """A Zarr array is one file per 256 MB, an HDF5 group one file."""
+    array = np.zeros((SHARD_STEPS * STEP_BYTES // 2048 + 1, 1024), np.float16)
     ZarrBackend().write(tmp_path / "g", {"a": array}, {})
-    assert sum(p.is_file() for p in (tmp_path / "g").rglob("*")) == 2 + 3
+    assert sum(p.is_file() for p in (tmp_path / "g").rglob("*")) == 2 + 2
     Hdf5Backend().write(tmp_path / "g.h5", {"a": array}, {})
     assert (tmp_path / "g.h5").is_file()
 

@@ -1,6 +1,7 @@
 """Groups as Zarr v3 folders: sharded, uncompressed by default, readable by plain zarr-python.
 
-Inner chunks are about 512 KB of rows and shards about 64 MB, so that a fragment is a handful of files.
+Inner chunks are about 512 KB of rows and shards 256 MB, 64 MB where compressed, so that a fragment is a
+handful of files.
 Uncompressed arrays are written directly (`zarr_plain`), compressed ones by zarr-python.
 """
 
@@ -152,7 +153,7 @@ class ZarrGroup(Group):
 def _write_compressed(folder: Path, array: "NDArray[Any] | Blocks", codec: str) -> None:
     import zarr
 
-    chunk, shard = zarr_plain.chunking(array.shape, np.dtype(array.dtype))
+    chunk, _, shard = zarr_plain.chunking(array.shape, np.dtype(array.dtype), 1)
     rest = tuple(max(1, n) for n in array.shape[1:])
     with zarr.config.set({"array.write_empty_chunks": True}):
         target = zarr.create_array(

@@ -19,8 +19,10 @@ from mer_featurestore.errors import Damaged
 from mer_featurestore.groups import Blocks, Layout, need_files, pieces_of, row_bytes, write_all
 
 METADATA = "zarr.json"
-CHUNK_BYTES = 1 << 19
-SHARD_BYTES = 1 << 26
+CHUNK_BYTES, STEP_BYTES = 1 << 19, 1 << 26
+# The kernel keeps the beginning of a file it reads in small pages, which slows every read after that by a
+# fifth, so shards are large. A compressed shard is made in memory, so that is one step.
+SHARD_STEPS = 4
 NOWHERE = np.uint64(0xFFFFFFFFFFFFFFFF)
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 BYTES = {"name": "bytes"}  # types of one byte have no order
@@ -29,13 +31,14 @@ DAMAGE = "`mer-fs verify` lists what is broken"
 ReadRange = Callable[[str, int, int], bytes]
 
 
-def chunking(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Return the rows of a chunk and of a shard; equal where one chunk holds all."""
+def chunking(shape: tuple[int, ...], dtype: np.dtype[Any], most: int) -> tuple[int, int, int]:
+    """Return the rows of a chunk, of what is written at a time, and of a shard of up to `most` times that."""
     one = max(1, row_bytes(shape, dtype))
     chunk = max(1, CHUNK_BYTES // one)
     if shape[0] <= chunk:
-        return max(1, shape[0]), max(1, shape[0])
-    return chunk, chunk * max(1, min(SHARD_BYTES // (one * chunk), -(-shape[0] // chunk)))
+        return (max(1, shape[0]),) * 3
+    step = min(chunk * max(1, STEP_BYTES // (one * chunk)), -(-shape[0] // chunk) * chunk)
+    return chunk, step, step * min(most, -(-shape[0] // step))
 
 
 def write_json(folder: Path, document: Mapping[str, Any]) -> None:
@@ -48,20 +51,21 @@ def write_json(folder: Path, document: Mapping[str, Any]) -> None:
 def write_array(folder: Path, array: "NDArray[Any] | Blocks") -> None:
     """Write an array as a new folder."""
     dtype = np.dtype(array.dtype).newbyteorder("<")
-    chunk, shard = chunking(array.shape, dtype)
+    chunk, step, shard = chunking(array.shape, dtype, SHARD_STEPS)
     write_json(folder, _metadata(array.shape, dtype, chunk, shard))
     one = row_bytes(array.shape, dtype)
     if not one:
         return
-    for start, piece in pieces_of(array, shard):
+    for start, piece in pieces_of(array, step):
+        first, end = start // shard * shard, start + len(piece)
         path = folder.joinpath("c", str(start // shard), *["0"] * (len(array.shape) - 1))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb", buffering=0) as file:
+        with path.open("xb" if start == first else "ab", buffering=0) as file:
             write_all(file, np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8).data)
-            if shard > chunk:
-                full = -(-len(piece) // chunk) * chunk
-                write_all(file, memoryview(bytes((full - len(piece)) * one)))
-                write_all(file, memoryview(_index(full // chunk, shard // chunk, chunk * one)))
+            if shard > chunk and end in (first + shard, array.shape[0]):
+                full = -(-(end - first) // chunk)
+                write_all(file, memoryview(bytes((first + full * chunk - end) * one)))
+                write_all(file, memoryview(_index(full, shard // chunk, chunk * one)))
 
 
 def read_index(read: ReadRange, file: str, size: int, chunks: int) -> NDArray[np.uint64]:
