@@ -20,6 +20,7 @@ from mer_zoo.loop_table import Loop
 from mer_zoo.predict import predict
 from mer_zoo.recruits import read_recruit
 from mer_zoo.rules import make_rules
+from mer_zoo.runs import find_run, list_runs
 from mer_zoo.self_train import self_train
 from mer_zoo.settings import Settings
 from mer_zoo.train import train
@@ -114,10 +115,23 @@ def test_a_finished_loop_is_only_told_again(done: tuple[Store, Loop]) -> None:
     remove(scratch, "labels/audit")
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory, toy: Callable[[Path], Store]) -> tuple[Store, Loop]:
+    """Return a store in which a warm loop ran through, and what it said."""
+    store = toy(tmp_path_factory.mktemp("warm") / "store")
+    return store, loop(store, warm=True)
+
+
+@pytest.mark.parametrize("way", ["done", "warm"])
 def test_interrupted_anywhere_it_ends_the_same(
-    done: tuple[Store, Loop], toy: Callable[[Path], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str,
+    request: pytest.FixtureRequest,
+    toy: Callable[[Path], Store],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dying before every single commit, with the work for it lost, leads to the same layers and runs."""
+    straight, told = request.getfixturevalue(way)
     folder = tmp_path / "store"
     toy(folder)
     write = Store.write
@@ -134,14 +148,32 @@ def test_interrupted_anywhere_it_ends_the_same(
     for _ in range(COMMITS):
         allowed = 1
         try:
-            loop(Store.open(folder))
+            loop(Store.open(folder), warm=way == "warm")
         except Interrupted:
             continue
         break
     allowed = 0
-    found = loop(Store.open(folder))
-    assert [s.waf for s in found.stages] == [s.waf for s in done[1].stages]
-    assert_same(Store.open(folder), done[0])
+    found = loop(Store.open(folder), warm=way == "warm")
+    assert [s.waf for s in found.stages] == [s.waf for s in told.stages]
+    assert_same(Store.open(folder), straight)
+
+
+def test_warm_rounds_go_on_from_the_round_before(
+    done: tuple[Store, Loop], warm: tuple[Store, Loop], tmp_path: Path
+) -> None:
+    """Each member begins with its own run of the round before; the first round is as from scratch."""
+    begun = {name: find_run(warm[0], name).config.warm for name in list_runs(warm[0])}
+    assert begun == {
+        "round0-mlp": None, "round0-mlp-sound-UTT": None,
+        "round1-mlp": "round0-mlp", "round1-mlp-sound-UTT": "round0-mlp-sound-UTT",
+        "round2-mlp": "round1-mlp", "round2-mlp-sound-UTT": "round1-mlp-sound-UTT",
+    }  # fmt: skip
+    assert warm[0].labels["round1"] == done[0].labels["round1"]
+    cold, hot = (find_run(store, "round1-mlp").history for store, _ in (done, warm))
+    assert all(h["epochs"][0]["loss"] < c["epochs"][0]["loss"] for c, h in zip(cold, hot, strict=True))
+    store = Store.open(shutil.copytree(done[0].url, tmp_path / "store"))
+    with pytest.raises(ZooError, match=r"training\.warm was False and is True"):
+        loop(store, warm=True)
 
 
 KILLED = """

@@ -15,11 +15,12 @@ from mer_zoo.errors import ZooError
 from mer_zoo.folds import make_folds
 from mer_zoo.guards import leaks, refuse
 from mer_zoo.registry import build_model, complete_params, find_model
-from mer_zoo.runs import RunConfig, versions
+from mer_zoo.runs import RunConfig, find_run, versions
 from mer_zoo.settings import Settings
 from mer_zoo.spaces import Inputs, choose, guard
 from mer_zoo.training import Member, Targets, Task
 from mer_zoo.trainset import TrainSet, default_layer, train_set
+from mer_zoo.warm import starting_states
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -36,6 +37,7 @@ class Plan:
         data: Features of the same clips.
         device: Where to train.
         notices: What a person should know.
+        starts: State dict that each fold begins with; none when they begin from scratch.
     """
 
     config: RunConfig
@@ -44,6 +46,7 @@ class Plan:
     data: Features
     device: torch.device
     notices: tuple[str, ...] = ()
+    starts: tuple[Mapping[str, torch.Tensor], ...] = ()
 
     def task(self) -> Task:
         """Return what members are trained on."""
@@ -77,6 +80,7 @@ class Plan:
                 seed=int(seeds[k]),
                 params=self.config.params if params is None else params,
                 settings=settings or self.config.settings,
+                start=self.starts[k] if self.starts else None,
             )
             for k in range(self.config.fold_count)
         ]
@@ -105,6 +109,7 @@ def make_plan(
     confidence_weights: bool = False,
     device: str = "auto",
     strict: bool = False,
+    warm: str | None = None,
 ) -> Plan:
     """Decide a training, and read its features; arguments and errors are those of `mer_zoo.train.train`.
 
@@ -112,6 +117,7 @@ def make_plan(
     features have the same folds and can be compared clip by clip.
     """
     card = find_model(card) if isinstance(card, str) else card
+    parent = find_run(store, warm) if warm else None
     inputs = choose(store, card, features, level=level, max_frames=max_frames)
     chosen = train_set(store, labels or default_layer(store), split)
     complete = _params(card, inputs, chosen, params or {})
@@ -146,12 +152,14 @@ def make_plan(
         confidence_weights=confidence_weights,
         commit=store.commit,
         device=str(where),
+        warm=warm,
     )
+    starts = starting_states(parent, config) if parent else ()
     found = leaks(store, inputs, config.folds, config.pseudo)
     if strict:
         refuse(found)
     notices = (*chosen.notices, *parts.notices, *found)
-    return Plan(config, card, chosen, data, where, notices)
+    return Plan(config, card, chosen, data, where, notices, starts)
 
 
 def remake_plan(store: "Store", config: RunConfig, run: str, *, device: str = "auto") -> Plan:
@@ -181,7 +189,8 @@ def remake_plan(store: "Store", config: RunConfig, run: str, *, device: str = "a
             "the store is not the one the run was made in; train anew: mer-zoo train",
         )
     again = replace(config, device=str(where), versions=versions())
-    return Plan(again, card, chosen, data, where, chosen.notices)
+    starts = starting_states(find_run(store, config.warm), config) if config.warm else ()
+    return Plan(again, card, chosen, data, where, chosen.notices, starts)
 
 
 def _kept_folds(chosen: TrainSet, fold_of: Mapping[str, int]) -> dict[str, int]:

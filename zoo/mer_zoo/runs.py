@@ -54,6 +54,7 @@ class RunConfig:
         commit: Commit of the store that was read.
         device: Where it was trained.
         versions: Of Python and the packages that matter.
+        warm: The run whose folds' weights it began with; None when it began from scratch.
     """
 
     model: str
@@ -75,6 +76,7 @@ class RunConfig:
     commit: int
     device: str
     versions: Mapping[str, str] = field(default_factory=lambda: versions())  # noqa: PLW0108 - defined below
+    warm: str | None = None
 
     @property
     def fold_count(self) -> int:
@@ -94,6 +96,7 @@ class RunConfig:
             "pseudo": list(self.pseudo),
             "folds": dict(self.folds),
             "versions": dict(self.versions),
+            "warm": self.warm,
         }
 
     @classmethod
@@ -114,6 +117,7 @@ class RunConfig:
             settings=Settings.from_json(document["settings"]),
             classes=tuple(document["classes"]),
             pseudo=tuple(document["pseudo"]),
+            warm=document.get("warm"),  # runs of earlier versions all began from scratch
         )
 
 
@@ -218,10 +222,13 @@ class Run:
 
     def modules(self) -> "list[Prepared]":
         """Build the trained models, one per fold, on the CPU and in evaluation mode."""
+        return [rebuild(self.config, state) for state in self.states()]
+
+    def states(self) -> "tuple[Mapping[str, Tensor], ...]":
+        """Read the state dict of each fold's `Prepared` module."""
         from safetensors.torch import load
 
-        states = (load(self.bundle.read(weights_file(k))) for k in range(self.config.fold_count))
-        return [rebuild(self.config, state) for state in states]
+        return tuple(load(self.bundle.read(weights_file(k))) for k in range(self.config.fold_count))
 
 
 def rebuild(config: RunConfig, state: "Mapping[str, Tensor]") -> "Prepared":
@@ -249,6 +256,7 @@ def run_facts(config: RunConfig, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "folds": config.fold_count,
         "seed": config.seed,
         **scores,
+        **({"warm": config.warm} if config.warm else {}),
     }
 
 

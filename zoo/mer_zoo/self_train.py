@@ -55,6 +55,7 @@ def self_train(
     train_split: str = "train",
     soft_labels: bool = False,
     confidence_weights: bool = False,
+    warm: bool = False,
     device: str = "auto",
     told: Callable[[str], None] | None = None,
     command: str = "",
@@ -85,6 +86,7 @@ def self_train(
         train_split: Whose human labels may be seen.
         soft_labels: Whether pseudo-labels train as probabilities.
         confidence_weights: Whether a pseudo-labelled clip counts by its confidence.
+        warm: Whether each fold of a round begins with the weights of the same fold of the round before.
         device: torch device, or `auto`.
         told: Called with a line about each step that is taken.
         command: For the journal.
@@ -106,6 +108,7 @@ def self_train(
         "split": train_split,
         "soft_labels": soft_labels,
         "confidence_weights": confidence_weights,
+        "warm": warm,
     }
     plan = {
         "labels": labels or default_layer(store),
@@ -171,6 +174,7 @@ def _begin(store: "Store", name: str, plan: Mapping[str, Any], rounds: int, comm
         )
         return
     begun = store.runs[f"{name}.plan"].json("plan.json")
+    begun["training"].setdefault("warm", False)  # loops begun before there was the choice
     differing = [f"{path} was {old!r} and is {new!r}" for path, old, new in _differences(begun, _plain(plan))]
     if differing:
         raise ZooError(
@@ -203,8 +207,9 @@ def _run(work: _Work, rounds: int, stop_after: int) -> tuple[list[NDArray[np.int
 
 def _train(work: _Work, k: int) -> None:
     options = dict(work.plan["training"])
+    before = work.runs(k - 1) if options.pop("warm") and k else [None] * len(work.recruits)
     options["settings"] = Settings.from_json(options["settings"])
-    for i, (recruit, run) in enumerate(zip(work.recruits, work.runs(k), strict=True)):
+    for i, (recruit, run, parent) in enumerate(zip(work.recruits, work.runs(k), before, strict=True)):
         if run in work.store.runs:
             continue
         own = {option: value for option, value in options.items() if i == 0 or option not in _FIRST_ONLY}
@@ -214,6 +219,7 @@ def _train(work: _Work, k: int) -> None:
             features=recruit.features,
             labels=work.layer(k),
             name=run,
+            warm=parent,
             device=work.device,
             command=work.command,
             **own,

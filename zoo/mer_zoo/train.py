@@ -98,6 +98,7 @@ def train(
     confidence_weights: bool = False,
     device: str = "auto",
     strict: bool = False,
+    warm: str | None = None,
     name: str | None = None,
     progress: ProgressCallback | None = None,
     tensorboard: Path | None = None,
@@ -128,6 +129,8 @@ def train(
         confidence_weights: Whether a pseudo-labelled clip counts by its confidence.
         device: torch device, or `auto`.
         strict: Whether to refuse what would otherwise be noticed (see `mer_zoo.guards.leaks`).
+        warm: A run of the same model, features and folds, whose weights each fold begins with; None begins
+            from scratch.
         name: Of the run; None takes `<model>-N`.
         progress: Called after each epoch of each fold.
         tensorboard: Folder to write TensorBoard event files to, `<run>/fold-<k>`.
@@ -136,7 +139,7 @@ def train(
 
     Raises:
         UnknownName: No such model, parameter, space, layer or split.
-        ZooError: Nothing to train on, or settings that cannot be used.
+        ZooError: Nothing to train on, settings that cannot be used, or a `warm` run that does not fit.
         Leak: With `strict`, validation clips reach training by a back door.
         Diverged: A loss became infinite or NaN.
         NameTaken: There is a run of that name.
@@ -161,6 +164,7 @@ def train(
         confidence_weights=confidence_weights,
         device=device,
         strict=strict,
+        warm=warm,
     )
     return carry_out(
         store,
@@ -214,9 +218,11 @@ def carry_out(
     metrics = _metrics(config, chosen, predictions)
     files = run_files(config, metrics, _history(fitted), [f.state for f in fitted], predictions)
     facts = run_facts(config, metrics)
-    above = (f"labels/{config.labels}", *config.inputs.parents, *parents)
+    before = [f"runs/{config.warm}"] if config.warm else []
+    above = (f"labels/{config.labels}", *config.inputs.parents, *before, *parents)
     add = partial(store.runs.add, name) if name else partial(store.runs.add_numbered, config.model)
-    summary = f"train {config.model} on {config.labels}: out-of-fold WAF {facts['waf']:.4f}"
+    after = f", on from {config.warm}" if config.warm else ""
+    summary = f"train {config.model} on {config.labels}{after}: out-of-fold WAF {facts['waf']:.4f}"
     run = add(
         files, parents=above, attrs={**facts, **(attrs or {})}, command=command, message=message or summary
     )

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 @click.option("--train-split", default="train", show_default=True, help="Whose human labels may be seen.")
 @click.option("--soft-labels", is_flag=True, help="Train on pseudo-labels' probabilities.")
 @click.option("--confidence-weights", is_flag=True, help="Let pseudo-labels count by their confidence.")
+@click.option(
+    "--warm",
+    is_flag=True,
+    help="Go on from the weights of the round before, fold by fold; else from scratch.",
+)
 @round_options
 @device_option
 def self_train(model: str, store_url: str, params: tuple[tuple[str, str], ...], **options: Any) -> None:

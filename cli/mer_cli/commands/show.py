@@ -50,6 +50,7 @@ def _print(store: "Store", run: "Run") -> None:
         "labels": f"{config.labels}: {len(config.folds)} of {config.split}, {len(config.pseudo)} pseudo",
         "folds": f"{config.fold_count}, grouped by {config.grouped_by}, seed {config.seed}",
         "training": shown(config.settings.to_json()),
+        **({"warm": f"each fold began with the weights of {config.warm}"} if config.warm else {}),
         "made": f"commit {run.bundle.commit} (read {config.commit}), {run.bundle.time}, on {config.device}",
         "versions": shown(config.versions),
     }

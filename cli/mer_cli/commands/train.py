@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 )
 @settings_options
 @click.option(
+    "--warm",
+    metavar="RUN",
+    help="Go on from the weights of this run, fold by fold: same model, features and folds.",
+)
+@click.option(
     "--tensorboard",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
