@@ -1,5 +1,6 @@
 """What extractors that run a Hugging Face encoder have in common: a checkpoint, layers, a forward pass."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -13,7 +14,9 @@ from mer_plugins.pooling import POOL_OPTION, POOLINGS
 from mer_plugins.settings import Settings
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 Input = TypeVar("Input")
 OPTIONS = {
@@ -25,7 +28,9 @@ OPTIONS = {
 class TransformerExtractor(Extractor[Input]):
     """Rows are hidden layers of a checkpoint, the last four summed unless `--layers` says otherwise.
 
-    Children read inputs (`prepare`), pass batches through `states` and cut rows out of what comes back.
+    Children read inputs (`prepare`), pass batches through `states` and cut rows out of what comes back
+    (`rows`). There is one way from inputs to rows: `encode` goes it without gradients, and whoever trains the
+    encoder goes it with them, so that what is trained is what is extracted.
 
     Attributes:
         kinds: Model types (of `config.json`) the family can read.
@@ -37,6 +42,7 @@ class TransformerExtractor(Extractor[Input]):
         sizes: What `config.json` calls the width and the number of blocks.
         adapter_prefixes: What the encoder is called in models that adapters are trained on, where that is
             neither nothing nor transformers' own prefix.
+        tuning_cost: How much `cost` of one clip is run at most while the encoder is trained.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
@@ -47,6 +53,7 @@ class TransformerExtractor(Extractor[Input]):
     device_map: str = ""
     sizes: ClassVar[tuple[str, str]] = ("hidden_size", "num_hidden_layers")
     adapter_prefixes: ClassVar[tuple[str, ...]] = ()
+    tuning_cost: ClassVar[float]
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
         self.say = Settings(self.options_table, options)
@@ -131,40 +138,59 @@ class TransformerExtractor(Extractor[Input]):
 
     @property
     def together(self) -> bool:
-        """Whether inputs share a forward pass: not on a CPU.
+        """Whether inputs share a forward pass: not when features are extracted on a CPU.
 
         There one input keeps all cores busy, and alone its numbers are the same to the last bit whatever
         else is extracted with it, so that a resumed run gives the very features of an uninterrupted one.
+        Training does not need the last bit.
         """
-        return self.place.type != "cpu"
+        import torch
+
+        return self.place.type != "cpu" or torch.is_grad_enabled()
+
+    @abstractmethod
+    def rows(self, batch: Sequence[Input]) -> "list[torch.Tensor]":
+        """Return `[T_i, *row_shape]` float32 per input, differentiable where gradients are enabled.
+
+        On the encoder's device, but under `torch.inference_mode` on the CPU: see `settled`.
+        """
+
+    def encode(self, batch: Sequence[Input]) -> "list[NDArray[np.float32]]":
+        """Return `[T_i, *row_shape]` float32 per input, the same whatever else is in the batch."""
+        import torch
+
+        with torch.inference_mode():
+            return [rows.numpy() for rows in self.rows(batch)]
+
+    @abstractmethod
+    def trim(self, prepared: Input, most: float, chance: "np.random.Generator") -> Input:
+        """Return a part of an input that costs `most` at most, for training; the input itself if it does.
+
+        Args:
+            prepared: As `prepare` gives it.
+            most: In units of `cost`.
+            chance: Which part.
+        """
 
     def states(self, **inputs: Any) -> "torch.Tensor":
-        """Run the encoder and return the chosen layers: float32 `[B, T, *row_shape]` on the CPU.
+        """Run the encoder and return the chosen layers: float32 `[B, T, *row_shape]`, `settled`.
 
         Args:
             **inputs: For the encoder; floating-point tensors are cast to the compute dtype.
         """
-        import torch
-
-        with torch.inference_mode():
-            out = self.net(**self._ready(inputs), output_hidden_states=True)
-            if len(out.hidden_states) != self.blocks + 1:
-                raise PluginError(
-                    f"{self.source.model}: {self.blocks} blocks, {len(out.hidden_states)} hidden layers",
-                    "an encoder of this shape needs an extractor of its own",
-                )
-            place = out.hidden_states[-1].device  # a model that is spread out leaves them on several devices
-            chosen = {k: out.hidden_states[k].float().to(place) for k in self.layers.indices}
-            combined: torch.Tensor = self.layers.combine(chosen).cpu()
-        return combined
+        out = self.net(**self._ready(inputs), output_hidden_states=True)
+        if len(out.hidden_states) != self.blocks + 1:
+            raise PluginError(
+                f"{self.source.model}: {self.blocks} blocks, {len(out.hidden_states)} hidden layers",
+                "an encoder of this shape needs an extractor of its own",
+            )
+        place = out.hidden_states[-1].device  # a model that is spread out leaves them on several devices
+        chosen = {k: out.hidden_states[k].float().to(place) for k in self.layers.indices}
+        return settled(self.layers.combine(chosen))
 
     def output(self, name: str, **inputs: Any) -> "torch.Tensor":
-        """Run the encoder and return one of its outputs by name, float32 on the CPU."""
-        import torch
-
-        with torch.inference_mode():
-            found: torch.Tensor = self.net(**self._ready(inputs))[name].float().cpu()
-        return found
+        """Run the encoder and return one of its outputs by name, float32, `settled`."""
+        return settled(self.net(**self._ready(inputs))[name].float())
 
     def _ready(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         import torch
@@ -177,6 +203,16 @@ class TransformerExtractor(Extractor[Input]):
             if value is not None:
                 ready[name] = value
         return ready
+
+
+def settled(rows: "torch.Tensor") -> "torch.Tensor":
+    """Return rows on the CPU under `torch.inference_mode`, else as they are.
+
+    Extraction moves what one forward pass gives off the GPU at once, which a long clip's rows would fill.
+    """
+    import torch
+
+    return rows.cpu() if torch.is_inference_mode_enabled() else rows
 
 
 def home(net: Any) -> "torch.device":

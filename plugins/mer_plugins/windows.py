@@ -1,7 +1,7 @@
 """Long inputs in overlapping windows, joined in the middle of each overlap."""
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Window(NamedTuple):
@@ -11,6 +11,10 @@ class Window(NamedTuple):
     stop: int
     keep_from: int
     keep_to: int
+
+    def kept(self, rows: Any) -> Any:
+        """Return what is kept of this window's rows `[stop - start or more, …]`, an array or a tensor."""
+        return rows[self.keep_from - self.start : self.keep_to - self.start]
 
 
 def windows(rows: int, size: int, overlap: int) -> list[Window]:

@@ -8,7 +8,7 @@ of view (25 ms) are refused.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from mer_plugins.errors import ClipError, PluginError
 from mer_plugins.media import RATE, read_audio
 from mer_plugins.transformer import OPTIONS, TransformerExtractor, adapted_cards, cards
 from mer_plugins.windows import windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Wave = NDArray[np.float32]
 _KERNELS, _STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # what every published one has
@@ -44,6 +47,7 @@ class SpeechEncoder(TransformerExtractor[Wave]):
     }
     spare = (r"masked_spec_embed$", r"^adapter\.")
     batch_cost = 64.0  # seconds of audio
+    tuning_cost = 10.0
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(options, checkpoint)
@@ -131,21 +135,29 @@ class SpeechEncoder(TransformerExtractor[Wave]):
         """Return its seconds."""
         return len(prepared) / RATE
 
-    def encode(self, batch: Sequence[Wave]) -> list[NDArray[np.float32]]:
+    def trim(self, prepared: Wave, most: float, chance: np.random.Generator) -> Wave:
+        """Return at most `most` seconds of it, from anywhere, but never less than one frame."""
+        samples = max(round(most * RATE), self.view)
+        start = int(chance.integers(max(0, len(prepared) - samples) + 1))
+        return prepared[start : start + samples]
+
+    def rows(self, batch: Sequence[Wave]) -> "list[Tensor]":
         """Return `[T_i, *row_shape]` per waveform, T as `frames` says."""
+        import torch
+
         pieces = [
             (i, cut, self._cut(wave, cut.start, cut.stop))
             for i, wave in enumerate(batch)
             for cut in windows(self.frames(len(wave)), self.window, self.overlap)
         ]
-        out = [np.empty((self.frames(len(wave)), *self.row_shape), np.float32) for wave in batch]
+        kept: dict[int, Tensor] = {}
         for group in self._groups([wave for _, _, wave in pieces]):
             for k, rows in zip(group, self._forward([pieces[k][2] for k in group]), strict=True):
-                i, cut, _ = pieces[k]
-                out[i][cut.keep_from : cut.keep_to] = rows[
-                    cut.keep_from - cut.start : cut.keep_to - cut.start
-                ]
-        return out
+                kept[k] = pieces[k][1].kept(rows)
+        parts: list[list[Tensor]] = [[] for _ in batch]
+        for k, (i, _, _) in enumerate(pieces):
+            parts[i].append(kept.pop(k))
+        return [torch.cat(part) for part in parts]
 
     def _cut(self, wave: Wave, start: int, stop: int) -> Wave:
         """Return the samples of rows `[start, stop)`; the last window takes the samples left over."""
@@ -168,7 +180,7 @@ class SpeechEncoder(TransformerExtractor[Wave]):
                 groups.append([k])
         return groups
 
-    def _forward(self, waves: Sequence[Wave]) -> list[NDArray[np.float32]]:
+    def _forward(self, waves: Sequence[Wave]) -> "list[Tensor]":
         from mer_plugins.audio.ragged import batch
 
         values, mask = batch(waves)
@@ -179,7 +191,7 @@ class SpeechEncoder(TransformerExtractor[Wave]):
         with warnings.catch_warnings():
             # WavLM passes torch a boolean mask beside a float one, which torch is about to disallow.
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
-            rows = self.states(input_values=values, attention_mask=None if equal else mask).numpy()
+            rows = self.states(input_values=values, attention_mask=None if equal else mask)
         return [rows[i, :length] for i, length in enumerate(lengths)]
 
 

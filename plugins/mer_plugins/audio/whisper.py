@@ -4,11 +4,15 @@ A row is 20 ms. The encoder always sees 30 s, of which a clip of n samples fills
 the rest is padding and is left out. Longer clips are encoded in windows of 30 s that overlap by 2 s; at a
 seam, rows come from the window in which they lie further from the edge. Layer k is what block k gives; the
 last one is taken after the encoder's final layer norm, as transformers counts hidden states.
+
+`--option context=2` encodes 2 s at a time instead, by the first 100 of the encoder's positions: a short
+clip then costs a fifteenth. It is not what Whisper was trained on (its clips are padded to 30 s), and the
+features are others; windows overlap by a quarter, at most 2 s.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +22,11 @@ from mer_plugins.checkpoints import Checkpoint
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError
 from mer_plugins.media import RATE, read_audio
-from mer_plugins.transformer import TransformerExtractor, cards, home
+from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards, settled
 from mer_plugins.windows import Window, windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Wave = NDArray[np.float32]
 HOP = 320  # samples per row: two mel frames of 10 ms
@@ -32,18 +39,25 @@ class Whisper(TransformerExtractor[Wave]):
     kinds = ("whisper",)
     sizes = ("d_model", "encoder_layers")
     adapter_prefixes = ("model.encoder.", "encoder.")
+    options_table = {  # noqa: RUF012 - nobody changes it
+        **OPTIONS,
+        "context": ("30", "seconds encoded at once, of the 30 s the model was trained on"),
+    }
     frame_hz = RATE / HOP
     batch_cost = 8.0  # windows of 30 s
+    tuning_cost = 1.0
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(options, checkpoint)
-        self.rows = int(self.source.config.get("max_source_positions", 1500))
+        positions = int(self.source.config.get("max_source_positions", 1500))
+        self.positions = min(positions, self.say.integer("context", 1, 30) * RATE // HOP)
+        self.overlap = OVERLAP if self.positions == positions else min(OVERLAP, self.positions // 4)
         self._mel: Any = None
         self._seen: dict[int, Any] = {}
 
     def reading(self) -> Mapping[str, Any]:
         """Return rate and windows."""
-        return {"audio": {"rate": RATE}, "window": [self.rows, OVERLAP]}
+        return {"audio": {"rate": RATE}, "window": [self.positions, self.overlap]}
 
     def load(self) -> None:
         """Load the encoder alone, drop the blocks above the deepest layer wanted, and watch the others."""
@@ -56,9 +70,18 @@ class Whisper(TransformerExtractor[Wave]):
         # All Whispers hear alike but for the number of mel bands, so the folder need not say how.
         bands = int(self.source.config.get("num_mel_bins", 80))
         make: Any = WhisperFeatureExtractor
-        self._mel = make(feature_size=bands, chunk_length=self.rows * HOP // RATE)
+        self._mel = make(feature_size=bands, chunk_length=self.positions * HOP // RATE)
         self.net.layers = self.net.layers[: self.layers.deepest]
+        self._crop()
         self._watch()
+
+    def _crop(self) -> None:
+        """Keep the first positions only."""
+        if self.net.config.max_source_positions == self.positions:
+            return
+        places = self.net.embed_positions
+        places.weight = type(places.weight)(places.weight[: self.positions].clone(), requires_grad=False)
+        places.num_embeddings = self.net.config.max_source_positions = self.positions
 
     def _watch(self) -> None:
         """Note what enters the first block and what each block gives, of the layers wanted."""
@@ -100,37 +123,39 @@ class Whisper(TransformerExtractor[Wave]):
         """Return its seconds."""
         return len(prepared) / RATE
 
-    def encode(self, batch: Sequence[Wave]) -> list[NDArray[np.float32]]:
+    def trim(self, prepared: Wave, most: float, chance: np.random.Generator) -> Wave:
+        """Return what fits into `most` windows side by side, from anywhere."""
+        samples = max(1, int(most)) * self.positions * HOP
+        start = int(chance.integers(max(0, len(prepared) - samples) + 1))
+        return prepared[start : start + samples]
+
+    def rows(self, batch: Sequence[Wave]) -> "list[Tensor]":
         """Return `[ceil(n_i / 320), *row_shape]` per waveform."""
+        import torch
+
         pieces = [(i, window) for i, wave in enumerate(batch) for window in self._windows(wave)]
         cuts = [batch[i][w.start * HOP : w.stop * HOP] for i, w in pieces]
-        out = [np.empty((_rows(wave), *self.row_shape), np.float32) for wave in batch]
-        for start in range(0, len(pieces), self._together):
-            encoded = self._forward(cuts[start : start + self._together])
-            for (i, w), rows in zip(pieces[start : start + self._together], encoded, strict=True):
-                out[i][w.keep_from : w.keep_to] = rows[w.keep_from - w.start : w.keep_to - w.start]
-        return out
-
-    @property
-    def _together(self) -> int:
-        # A window fills a CPU by itself; alone, its numbers cannot depend on its neighbours in the last bit.
-        return 1 if home(self.net).type == "cpu" else max(1, int(self.batch_cost))
+        step = max(1, int(self.batch_cost)) if self.together else 1
+        parts: list[list[Tensor]] = [[] for _ in batch]
+        for start in range(0, len(pieces), step):
+            encoded = self._forward(cuts[start : start + step])
+            for (i, window), rows in zip(pieces[start : start + step], encoded, strict=True):
+                parts[i].append(window.kept(rows))
+        return [torch.cat(part) for part in parts]
 
     def _windows(self, wave: Wave) -> list[Window]:
-        return windows(_rows(wave), self.rows, OVERLAP)
+        return windows(_rows(wave), self.positions, self.overlap)
 
-    def _forward(self, cuts: Sequence[Wave]) -> NDArray[np.float32]:
+    def _forward(self, cuts: Sequence[Wave]) -> "Tensor":
         """Return `[B, 1500, *row_shape]` of waveforms of at most 30 s."""
         import torch
 
         mel = self._mel(list(cuts), sampling_rate=RATE, return_tensors="np")["input_features"]
         features = torch.from_numpy(np.asarray(mel))
-        with torch.inference_mode():
-            self._seen = {}
-            self.net(features.to(home(self.net), getattr(torch, self.dtype)))
-            states = {layer: seen.float() for layer, seen in self._seen.items()}
-            rows: NDArray[np.float32] = self.layers.combine(states).cpu().numpy()
-        return rows
+        self.net(features.to(self.place, getattr(torch, self.dtype)))
+        states = {layer: seen.float() for layer, seen in self._seen.items()}
+        self._seen = {}
+        return settled(self.layers.combine(states))
 
 
 def _rows(wave: Wave) -> int:

@@ -8,7 +8,7 @@ are full, the CPU.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from mer_plugins.checkpoints import Checkpoint, quiet
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError, PluginError
 from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards, home
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Tokens = NDArray[np.int64]
 
@@ -31,6 +34,7 @@ class TextDecoder(TransformerExtractor[Tokens]):
         **OPTIONS,
     }
     batch_cost = 2048.0  # tokens
+    tuning_cost = 256.0
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(options, checkpoint)
@@ -97,13 +101,18 @@ class TextDecoder(TransformerExtractor[Tokens]):
         """Return its tokens."""
         return float(len(prepared))
 
-    def encode(self, batch: Sequence[Tokens]) -> list[NDArray[np.float32]]:
+    def trim(self, prepared: Tokens, most: float, chance: np.random.Generator) -> Tokens:  # noqa: ARG002 - as above
+        """Return its first `most` tokens, and one of text at least."""
+        first = int(np.argmax(prepared[:, 1]))
+        return prepared[: max(first + 1, int(most))]
+
+    def rows(self, batch: Sequence[Tokens]) -> "list[Tensor]":
         """Return `[T_i, *row_shape]` per transcript, a row per token of text."""
         if self.together:
             return self._forward(batch)
         return [rows for tokens in batch for rows in self._forward([tokens])]
 
-    def _forward(self, batch: Sequence[Tokens]) -> list[NDArray[np.float32]]:
+    def _forward(self, batch: Sequence[Tokens]) -> "list[Tensor]":
         import torch
 
         longest = max(len(tokens) for tokens in batch)
@@ -112,8 +121,9 @@ class TextDecoder(TransformerExtractor[Tokens]):
         for i, tokens in enumerate(batch):
             ids[i, : len(tokens)] = torch.from_numpy(tokens[:, 0])
             mask[i, : len(tokens)] = 1
-        rows = self.states(input_ids=ids, attention_mask=mask, use_cache=False).numpy()
-        return [rows[i, : len(t)][t[:, 1] == 1] for i, t in enumerate(batch)]
+        rows = self.states(input_ids=ids, attention_mask=mask, use_cache=False)
+        real = [torch.from_numpy(np.flatnonzero(tokens[:, 1])).to(rows.device) for tokens in batch]
+        return [rows[i, kept] for i, kept in enumerate(real)]
 
 
 def _causal(net: Any) -> bool:

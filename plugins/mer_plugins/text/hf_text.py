@@ -6,16 +6,17 @@ tokens, or what the tokenizer or the model's positions allow.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from mer_featurestore.records import Clip
 from mer_plugins.checkpoints import Checkpoint, quiet
 from mer_plugins.contract import ExtractorCard, Options
 from mer_plugins.errors import ClipError
-from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards, home
+from mer_plugins.transformer import OPTIONS, TransformerExtractor, cards
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 LONGEST = 512
 _OPTIONS = {
@@ -30,6 +31,7 @@ class TextEncoder(TransformerExtractor[str]):
     options_table = _OPTIONS
     spare = (r"(^|\.)pooler\.", r"(^|\.)position_ids$")
     batch_cost = 2048.0  # characters
+    tuning_cost = 1024.0
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(options, checkpoint)
@@ -78,14 +80,17 @@ class TextEncoder(TransformerExtractor[str]):
         """Return its characters."""
         return float(len(prepared))
 
-    def encode(self, batch: Sequence[str]) -> list[NDArray[np.float32]]:
+    def trim(self, prepared: str, most: float, chance: "np.random.Generator") -> str:  # noqa: ARG002 - texts are read from their beginning
+        """Return its first `most` characters."""
+        return prepared[: max(1, int(most))]
+
+    def rows(self, batch: Sequence[str]) -> "list[Tensor]":
         """Return `[tokens_i, *row_shape]` per text."""
         tokens = self._tokenizer(list(batch), truncation=True, max_length=self.max_tokens)["input_ids"]
-        out: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(batch)
+        out: dict[int, Tensor] = {}
         for group in self._groups([len(ids) for ids in tokens]):
-            for i, rows in zip(group, self._forward([tokens[i] for i in group]), strict=True):
-                out[i] = rows
-        return out
+            out |= zip(group, self._forward([tokens[i] for i in group]), strict=True)
+        return [out[i] for i in range(len(batch))]
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return what runs together: texts of one length on a GPU, each alone on a CPU, never any padding.
@@ -93,19 +98,18 @@ class TextEncoder(TransformerExtractor[str]):
         Without padding nothing of a neighbour can leak in, whatever the architecture; alone on a CPU a text's
         numbers are the same to the last bit in every batch.
         """
-        if home(self.net).type == "cpu":
+        if not self.together:
             return [[i] for i in range(len(lengths))]
         groups: dict[int, list[int]] = {}
         for i, length in enumerate(lengths):
             groups.setdefault(length, []).append(i)
         return list(groups.values())
 
-    def _forward(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def _forward(self, tokens: Sequence[Sequence[int]]) -> "Tensor":
         import torch
 
         ids = torch.tensor(list(tokens), dtype=torch.long)
-        rows: NDArray[np.float32] = self.states(input_ids=ids, attention_mask=torch.ones_like(ids)).numpy()
-        return rows
+        return self.states(input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
 TABLE = (

@@ -9,7 +9,7 @@ Hidden layers are those before the final norm, averaged over the tokens of a row
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from mer_plugins.video.faces import FACE_OPTIONS
 from mer_plugins.video.image import STEP, FaceFrames
 from mer_plugins.video.pixels import Frames
 from mer_plugins.windows import windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ClipEncoder(FaceFrames):
@@ -35,6 +38,7 @@ class ClipEncoder(FaceFrames):
         **OPTIONS,
     }
     default_layers = "last"
+    tuning_cost = 32.0
     spare = (r"^layernorm\.",)  # after the last hidden layer
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
@@ -51,13 +55,24 @@ class ClipEncoder(FaceFrames):
         """Return sampling, rows, crop and pixel arithmetic."""
         return {**super().reading(), "sampling": self.sampling, "rows": self.per}
 
-    def encode(self, batch: Sequence[Frames]) -> list[NDArray[np.float32]]:
+    def trim(self, prepared: Frames, most: float, chance: np.random.Generator) -> Frames:
+        """Return at most `most` frames but a window's: in a row, or of all the clip if uniform."""
+        count = max(self.length, int(most))
+        if self.sampling == "uniform":
+            return super().trim(prepared, count, chance)
+        start = int(chance.integers(max(0, len(prepared) - count) + 1))
+        return prepared[start : start + count]
+
+    def rows(self, batch: Sequence[Frames]) -> "list[Tensor]":
         """Return `[T_i, *row_shape]` per clip, T windows or tubelets."""
+        import torch
+
         cuts = [clip[indices] for clip in batch for indices in self.windows(len(clip))]
         step = max(1, STEP // self.length) if self.together else 1
-        rows = np.concatenate([self._rows(cuts[k : k + step]) for k in range(0, len(cuts), step)])
-        ends = np.cumsum([len(self.windows(len(clip))) * self.parts_of_window for clip in batch])
-        return np.split(rows, ends[:-1])
+        rows = torch.cat([self._rows(cuts[k : k + step]) for k in range(0, len(cuts), step)])
+        return list(
+            torch.split(rows, [len(self.windows(len(clip))) * self.parts_of_window for clip in batch])
+        )
 
     def windows(self, frames: int) -> list[NDArray[np.intp]]:
         """Return the frame numbers of each window of a clip."""
@@ -68,12 +83,11 @@ class ClipEncoder(FaceFrames):
         cuts = windows(max(frames, self.length), self.length, 0)
         return [np.minimum(np.arange(cut.start, cut.stop), frames - 1) for cut in cuts]
 
-    def _rows(self, cuts: Sequence[Frames]) -> NDArray[np.float32]:
+    def _rows(self, cuts: Sequence[Frames]) -> "Tensor":
         pixels = self.pixels.tensor(np.concatenate(cuts), self.place)
         tokens = self.states(pixel_values=pixels.view(len(cuts), self.length, *pixels.shape[1:]))
         # Tokens come ordered by time, then by place: equal shares of them belong to equal shares of the time.
-        split = tokens.view(len(cuts) * self.parts_of_window, -1, *self.row_shape).mean(dim=1)
-        return np.asarray(split, dtype=np.float32)
+        return tokens.view(len(cuts) * self.parts_of_window, -1, *self.row_shape).mean(dim=1)
 
 
 _LICENCE = "CC BY-NC 4.0"

@@ -12,10 +12,9 @@ Hidden layers are those before the final norm, as transformers counts them for v
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mer_featurestore.records import Clip
 from mer_plugins.checkpoints import Checkpoint
@@ -25,6 +24,9 @@ from mer_plugins.media import iter_frames
 from mer_plugins.transformer import OPTIONS, TransformerExtractor, adapted_cards, cards
 from mer_plugins.video.faces import FACE_OPTIONS, FaceCropper
 from mer_plugins.video.pixels import Frames, Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEP = 64  # frames in one forward pass at most
 
@@ -59,6 +61,7 @@ class FaceFrames(TransformerExtractor[Frames]):
     """Reads a clip's face frames as a vision encoder wants them; children encode them."""
 
     batch_cost = float(STEP)  # frames
+    tuning_cost = 8.0
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(options, checkpoint)
@@ -92,6 +95,14 @@ class FaceFrames(TransformerExtractor[Frames]):
     def seconds(self, prepared: Frames) -> float:
         """Return the clip's seconds, as far as frames were used."""
         return len(prepared) / self.fps
+
+    def trim(self, prepared: Frames, most: float, chance: np.random.Generator) -> Frames:
+        """Return at most `most` frames: one of each of as many equal stretches of the clip."""
+        count = max(1, int(most))
+        if len(prepared) <= count:
+            return prepared
+        edges = np.arange(count + 1) * len(prepared) // count
+        return prepared[chance.integers(edges[:-1], edges[1:])]
 
 
 class ImageEncoder(FaceFrames):
@@ -145,22 +156,25 @@ class ImageEncoder(FaceFrames):
 
         return getattr(transformers, self.way.architecture)
 
-    def encode(self, batch: Sequence[Frames]) -> list[NDArray[np.float32]]:
+    def rows(self, batch: Sequence[Frames]) -> "list[Tensor]":
         """Return `[T_i, *row_shape]` per clip."""
+        import torch
+
         if not self.together:
             return [self._frames(clip) for clip in batch]
-        ends = np.cumsum([len(clip) for clip in batch])
-        return np.split(self._frames(np.concatenate(batch)), ends[:-1])
+        return list(torch.split(self._frames(np.concatenate(batch)), [len(clip) for clip in batch]))
 
-    def _frames(self, frames: Frames) -> NDArray[np.float32]:
-        return np.concatenate([self._rows(frames[t : t + STEP]) for t in range(0, len(frames), STEP)])
+    def _frames(self, frames: Frames) -> "Tensor":
+        import torch
 
-    def _rows(self, frames: Frames) -> NDArray[np.float32]:
+        return torch.cat([self._rows(frames[t : t + STEP]) for t in range(0, len(frames), STEP)])
+
+    def _rows(self, frames: Frames) -> "Tensor":
         pixels = self.pixels.tensor(frames, self.place)
         if self.readout == "embedding":
-            return self.output(self.way.embedding, pixel_values=pixels).numpy()
+            return self.output(self.way.embedding, pixel_values=pixels)
         tokens = self.states(pixel_values=pixels)
-        return (tokens.mean(dim=1) if self.readout == "mean" else tokens[:, 0]).numpy()
+        return tokens.mean(dim=1) if self.readout == "mean" else tokens[:, 0]
 
 
 _OPENAI = "MIT (code repository; the model card names none)"
