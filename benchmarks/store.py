@@ -207,12 +207,12 @@ def _padded_batches(results: Results, corpus: Corpus, store: Store, backend: str
 def _scan(results: Results, corpus: Corpus, store: Store, backend: str) -> None:
     """All clips in store order, as a share of reading the flat file in steps of the same size."""
     space = store.features["x-FRA"]
-    keys, buffer = space.keys(), np.zeros(BATCH * 351 * WIDTH, np.float16)
+    buffer = np.zeros(BATCH * 351 * WIDTH, np.float16)
     block = buffer.reshape(-1).view(np.uint8).data[: BATCH * corpus.size // corpus.clips]
 
     def ours(_: int) -> None:
-        for start in range(0, len(keys), BATCH):
-            space.read(keys[start : start + BATCH], out=buffer)
+        for _batch in space.scan(BATCH, out=buffer):
+            pass
 
     def flat(_: int) -> None:
         with corpus.flat.open("rb", buffering=0) as file:

@@ -51,6 +51,9 @@ class Catalogue:
         lines: Key -> line of the file, for complaints.
         label_column: The header's name of the label column; empty when there is none.
         unused: Columns that nothing was read from.
+        files: Key -> file of its label, where that is not `source` (a corpus folder has several).
+        classes: The corpus's classes in their order; empty when it does not say.
+        notices: What a person should know: what was found and what was not.
     """
 
     source: Path
@@ -59,6 +62,14 @@ class Catalogue:
     lines: Mapping[str, int] = field(repr=False)
     label_column: str = ""
     unused: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    classes: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """The files the labels are from."""
+        return tuple(sorted(set(self.files.values()))) or (self.source,)
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{split} {n}" for split, n in Counter(clip.split for clip in self.clips).items())
@@ -68,7 +79,8 @@ class Catalogue:
 
     def where(self, key: str) -> str:
         """Return `FILE, line N, column C` of a clip's label."""
-        return f"{self.source}, line {self.lines[key]}, column {self.label_column}"
+        column = f", column {self.label_column}" if self.label_column else ""
+        return f"{self.files.get(key, self.source)}, line {self.lines[key]}{column}"
 
 
 def read_catalogue(

@@ -44,7 +44,7 @@ class Table:
         return None
 
 
-def read_table(path: Path, *, delimiter: str = ",") -> Table:
+def read_table(path: Path, *, delimiter: str = ",", fallback: str = "") -> Table:
     """Read a CSV file with a header.
 
     UTF-8 with or without a byte order mark, any line ends, quoted line breaks; blank lines are skipped.
@@ -52,12 +52,13 @@ def read_table(path: Path, *, delimiter: str = ",") -> Table:
     Args:
         path: The file.
         delimiter: One character.
+        fallback: The encoding of files that are not UTF-8; empty refuses them.
 
     Raises:
         BadInput: The file is missing, not UTF-8, seems to use another delimiter, has a bad header, or a row
             with another number of cells than the header.
     """
-    text = _decode(path)
+    text = _decode(path, fallback)
     records = _records(path, text, delimiter)
     header_line, header = next(records, (1, []))
     columns = _header(path, header_line, header, delimiter)
@@ -102,7 +103,7 @@ def map_columns(
     return mapped
 
 
-def _decode(path: Path) -> str:
+def _decode(path: Path, fallback: str) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -114,6 +115,8 @@ def _decode(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if fallback:
+            return raw.decode(fallback, "replace")
         line = raw.count(b"\n", 0, error.start) + 1
         raise BadInput(
             f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x})",

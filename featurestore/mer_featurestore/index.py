@@ -75,7 +75,7 @@ class KeyIndex:
         hits = np.flatnonzero(hashes[np.minimum(places, len(hashes) - 1)] == wanted)
         candidates = numbers[places[hits]]
         owners = np.searchsorted(self.bases, candidates, side="right") - 1
-        for owner in np.unique(owners).tolist():
+        for owner in sorted(set(owners.tolist())):
             mine = owners == owner
             self._confirm(owner, hits[mine], candidates[mine], coded, found)
         for i in hits[found[hits] < 0].tolist():

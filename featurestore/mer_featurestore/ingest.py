@@ -54,7 +54,7 @@ def ingest(
         store: Where to.
         catalogue: As `read_catalogue` gives it.
         labels_as: Name of the layer; None leaves the labels out.
-        classes: Class names in their order; None for those that occur, sorted.
+        classes: Class names in their order; None for the catalogue's own, or those that occur, sorted.
         label_splits: Take the labels of these splits only; empty for all.
         update: Take rows that differ from those already there.
         dry_run: Check everything and write nothing.
@@ -131,7 +131,8 @@ def _layer(
 ) -> LabelLayer | None:
     if name is None or not catalogue.labels:
         return None
-    order = tuple(classes) if classes is not None else tuple(sorted(set(catalogue.labels.values())))
+    order = tuple(classes if classes is not None else catalogue.classes)
+    order = order or tuple(sorted(set(catalogue.labels.values())))
     check_classes(order)
     for key, label in catalogue.labels.items():
         if label not in order:
@@ -140,7 +141,7 @@ def _layer(
                 class_remedy(label, order),
             )
     labels = _of_splits(catalogue, splits)
-    return LabelLayer.human(name, order, labels, attrs=imported_from(catalogue.source))
+    return LabelLayer.human(name, order, labels, attrs=imported_from(*catalogue.label_files))
 
 
 def _of_splits(catalogue: Catalogue, splits: Iterable[str]) -> Mapping[str, str]:

@@ -1,6 +1,7 @@
 """Label layers as tables people share: CSV in and out, Parquet in."""
 
 import csv
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 """Every field of a label table and the columns it is read from, besides `p_<class>` and `vote_<member>`."""
 
+_SHOWN = 3  # files of a layer that are named
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -111,9 +113,14 @@ def write_resolved(labels: Resolved, path: Path) -> None:
             writer.writerow([key, *facts, *(str(p) for p in labels.probs[i])])
 
 
-def imported_from(path: Path) -> dict[str, str]:
-    """Return the attributes of a layer that came from a file: its name and SHA-256."""
-    return {"imported_from": path.name, "sha256": file_hash(path)}
+def imported_from(*paths: Path) -> dict[str, str]:
+    """Return the attributes of a layer that came from files: their names and SHA-256 (of all their hashes)."""
+    if len(paths) == 1:
+        return {"imported_from": paths[0].name, "sha256": file_hash(paths[0])}
+    names = [path.name for path in paths]
+    shown = ", ".join(names) if len(names) <= _SHOWN else f"{len(names)} files like {names[0]}"
+    together = hashlib.sha256("".join(map(file_hash, paths)).encode())
+    return {"imported_from": shown, "sha256": together.hexdigest()}
 
 
 class _SheetReader:

@@ -281,6 +281,28 @@ class FeatureSpace:
         mask = np.arange(longest) < counts[:, None]
         return (padded if dtype is None else padded.astype(dtype, copy=False)), mask
 
+    def scan(self, clips: int = 64, *, out: NDArray[Any] | None = None) -> Iterator[tuple[list[str], Ragged]]:
+        """Yield all clips in store order, some at a time: the fastest way through a whole space.
+
+        Args:
+            clips: How many at a time, fewer at the end of a fragment.
+            out: As in `read`; each batch then overwrites the one before.
+
+        Yields:
+            Keys, and their features packed.
+
+        Raises:
+            BadInput, Damaged: As `read`.
+        """
+        for owner, fragment in enumerate(self.fragments):
+            keys, offsets = fragment.key_list(), fragment.offsets
+            for first in range(0, len(keys), clips):
+                part = np.array(offsets[first : first + clips + 1])
+                rows, counts = part[:1], part[-1:] - part[:1]
+                data = self._room((int(counts[0]),), out)
+                self._fill(np.array([owner]), rows, counts, np.zeros(1, np.int64), data)
+                yield keys[first : first + clips], Ragged(data, part - part[0])
+
     def matrix(self, keys: Sequence[str] | None = None, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return an utterance-level space as one matrix.
 
@@ -317,7 +339,7 @@ class FeatureSpace:
         bases = self.index.bases
         owners = np.searchsorted(bases, numbers, side="right") - 1
         rows, counts = np.zeros_like(numbers), np.zeros_like(numbers)
-        for owner in np.unique(owners[owners >= 0]).tolist():
+        for owner in sorted(set(owners.tolist()) - {-1}):
             mine = owners == owner
             clips = numbers[mine] - bases[owner]
             offsets = self.fragments[owner].offsets
@@ -336,7 +358,7 @@ class FeatureSpace:
         """Read clips to the bytes `targets` of an array."""
         buffer = data.reshape(-1).view(np.uint8)
         pieces: list[Piece] = []
-        for owner in np.unique(owners[counts > 0]).tolist():
+        for owner in sorted(set(owners[counts > 0].tolist())):
             mine = owners == owner
             places = (rows[mine].tolist(), counts[mine].tolist(), targets[mine].tolist())
             pieces += fill(self.fragments[owner], *places, buffer)

@@ -74,6 +74,21 @@ def test_a_buffer_is_used_again(tmp_path: Path) -> None:
             space.read(keys, out=bad)
 
 
+@pytest.mark.parametrize("clips", [1, 7, 1000])
+def test_a_scan_meets_every_clip_once(tmp_path: Path, options: dict[str, Any], clips: int) -> None:
+    """Batches come in store order with their keys, over fragments, empty clips among them, in one buffer."""
+    store, added = fill(tmp_path / "s", make_spec(), **options)
+    space, met = store.features["x-FRA"], []
+    out = np.empty((sum(map(len, added.values())), 6), np.float16)
+    for keys, ragged in space.scan(clips, out=out):
+        assert len(keys) <= clips
+        assert np.shares_memory(ragged.data, out) or not len(ragged.data)
+        met += [(key, array.copy()) for key, array in zip(keys, ragged, strict=True)]
+    assert [key for key, _ in met] == space.keys()
+    for key, array in met:
+        np.testing.assert_array_equal(array, added[key])
+
+
 def test_only_empty_clips(tmp_path: Path) -> None:
     """A batch of clips without rows is padded to one row of zeros, masked."""
     store, spec = Store.create(tmp_path / "s"), make_spec()
