@@ -5,8 +5,9 @@ over seeds with a bootstrap interval over clips, and its difference from the fir
 clips.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -252,20 +253,36 @@ def keep(
     facts: Mapping[str, Any],
     notices: Sequence[str] = (),
     command: str = "",
+    attrs: Mapping[str, Any] | None = None,
+    draw: Callable[[Path], Path] | None = None,
 ) -> Experiment:
-    """Put an experiment on record, with its figure where matplotlib is installed."""
+    """Put an experiment on record, with its figure where matplotlib is installed.
+
+    Args:
+        store: The store; it moves to the commit that adds the record.
+        kind: Which experiment; records are numbered by it.
+        judged: What the lines were judged on.
+        lines: Its table.
+        parents: What it stands on.
+        facts: What else goes into `lines.json`.
+        notices: What a person should know.
+        command: For the journal.
+        attrs: What else the journal says of it.
+        draw: Draws the figure at the path it is given; None draws the lines' WAF.
+    """
     document = {"kind": kind, "judged": judged, **facts, "lines": [line.to_json() for line in lines]}
     with TemporaryDirectory() as folder:
         files: dict[str, bytes | Path] = {"lines.json": dump(document)}
         if find_spec("matplotlib") is not None:
             from mer_zoo.report.experiments import write_lines
 
-            files[FIGURE] = write_lines(lines, judged, Path(folder) / FIGURE)
+            draw = draw or partial(write_lines, lines, judged)
+            files[FIGURE] = draw(Path(folder) / FIGURE)
         bundle = store.runs.add_numbered(
             kind,
             files,
             parents=tuple(dict.fromkeys(parents)),
-            attrs={"type": EXPERIMENT, "kind": kind, "judged": judged, "lines": len(lines)},
+            attrs={**(attrs or {}), "type": EXPERIMENT, "kind": kind, "judged": judged, "lines": len(lines)},
             command=command,
             message=f"{kind} on {judged}: {', '.join(f'{line.name} {line.waf:.4f}' for line in lines)}",
         )
