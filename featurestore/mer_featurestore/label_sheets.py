@@ -114,7 +114,7 @@ def write_resolved(labels: Resolved, path: Path) -> None:
 
 
 def imported_from(*paths: Path) -> dict[str, str]:
-    """Return the attributes of a layer that came from files: their names and SHA-256 (of all their hashes)."""
+    """Return the attributes of a layer that came from files: their names and one SHA-256."""
     if len(paths) == 1:
         return {"imported_from": paths[0].name, "sha256": file_hash(paths[0])}
     names = [path.name for path in paths]

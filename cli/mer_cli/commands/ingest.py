@@ -2,12 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
-from mer_cli.params import classes_option, csv_options, names_option
+from mer_cli.params import Pair, classes_option, csv_options, names_option
 from mer_cli.progress import progress
 
 if TYPE_CHECKING:
@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 
 
 @command("ingest")
-@click.argument("catalogue", type=click.Path(path_type=Path))
+@click.argument("catalogue", metavar="CSV|DIR", type=click.Path(path_type=Path))
 @store_option
+@click.option("--layout", metavar="NAME", help="Read a corpus's own folder: mer2024, meld, mosei or iemocap.")
+@click.option(
+    "--merge",
+    type=Pair("class=class", "exc=hap"),
+    multiple=True,
+    help="Count a class as another, with --layout.",
+)
 @click.option("--corpus", default="", help="Corpus of rows that do not name theirs.")
 @click.option(
     "--media-root",
@@ -38,6 +45,8 @@ if TYPE_CHECKING:
 def ingest(
     catalogue: Path,
     store_url: str,
+    layout: str | None,
+    merge: tuple[tuple[str, str], ...],
     corpus: str,
     media_root: Path | None,
     columns: tuple[tuple[str, str], ...],
@@ -51,26 +60,31 @@ def ingest(
     no_hash: bool,
     dry_run: bool,
 ) -> None:
-    """Add clips, and their labels where given, from a CSV catalogue in one commit.
+    """Add clips, and their labels where given, from a CSV catalogue or a corpus folder, in one commit.
 
     Columns: key; audio, video or path (media files); text; speaker; group; split; corpus; duration;
-    emotion or label. Doing it again with the same file changes nothing.
+    emotion or label. Doing it again with the same file changes nothing. With --layout, --classes also says
+    which of the corpus's classes are wanted.
     """
     from mer_featurestore.catalogue import read_catalogue
     from mer_featurestore.ingest import ingest as ingest_into
+    from mer_featurestore.layouts import read_layout
 
     store = open_store(store_url)
+    how: dict[str, Any] = {
+        "columns": dict(columns), "corpus": corpus, "allow_missing": allow_missing, "hash_media": not no_hash
+    }  # fmt: skip
     with progress("reading media") as report:
-        read = read_catalogue(
-            catalogue,
-            columns=dict(columns),
-            media_root=media_root,
-            corpus=corpus,
-            allow_missing=allow_missing,
-            hash_media=not no_hash,
-            delimiter=delimiter,
-            progress=report,
-        )
+        if layout is None:
+            if merge:
+                raise click.UsageError("--merge needs --layout")
+            read = read_catalogue(
+                catalogue, media_root=media_root, delimiter=delimiter, progress=report, **how
+            )
+        else:
+            if media_root is not None:
+                raise click.UsageError("--media-root goes with a CSV file: a layout knows where media are")
+            read = read_layout(layout, catalogue, merge=dict(merge), classes=classes, progress=report, **how)
     done = ingest_into(
         store,
         read,
@@ -93,10 +107,13 @@ def _document(done: "IngestReport", read: "Catalogue", dry_run: bool) -> dict[st
         "clips": asdict(done.clips),
         "labels": labels,
         "columns_not_used": read.unused,
+        "notices": read.notices,
     }
 
 
 def _print(done: "IngestReport", read: "Catalogue", dry_run: bool) -> None:
+    for notice in read.notices:
+        click.echo(notice)
     clips = done.clips
     would = "would add" if dry_run else "added"
     click.echo(f"{would} {clips.added} clips ({clips.unchanged} unchanged, {clips.updated} updated)")
