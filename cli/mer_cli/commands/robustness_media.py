@@ -29,12 +29,25 @@ from mer_cli.plugin_options import no_plugin_option
 @click.option(
     "--snr", "snrs", type=float, multiple=True, default=(20.0, 10.0, 0.0), show_default=True, help="In dB."
 )
+@click.option(
+    "--masked",
+    type=float,
+    multiple=True,
+    default=(0.5,),
+    show_default=True,
+    help="Share of the time that is silent or black.",
+)
+@click.option("--stretches", default=1, show_default=True, help="In how many pieces, at random places.")
+@click.option(
+    "--patch", default=1.0, show_default=True, help="Share of the picture that is black during these."
+)
 @click.option("--seed", default=0, show_default=True)
 @no_plugin_option
 @judged_options
 def robustness_media(run: str, store_url: str, figure: Path | None, **options: Any) -> None:
-    """Add noise to the sound or the pictures, extract anew as `mer-fs extract` did, and score the run.
+    """Damage the sound or the pictures, extract anew as `mer-fs extract` did, and score the run.
 
+    Noise at a signal-to-noise ratio; silence or black for a share of the time, and throughout; no stream.
     Repeat the options of the extraction (`mer-fs log` shows them); another one is refused.
     """
     from mer_plugins.contract import Options
