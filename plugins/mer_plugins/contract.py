@@ -30,7 +30,9 @@ class Options:
             input of the first transformer block.
         device: torch device; `auto` takes a GPU where there is one.
         dtype: Compute dtype of a neural encoder.
-        adapter: A LoRA or the like to merge into the checkpoint; `mer_plugins.adapters.find` gets it.
+        adapter: A LoRA or the like to put into the checkpoint; `mer_plugins.adapters.find` gets it.
+        others: With an adapter of several folds, what the clips in none of them get: `mean` of the folds'
+            features, or those of the weights trained on `all` data; None takes `all` where there are such.
         trust_remote_code: Run the Python code beside the checkpoint's weights; part of the fingerprint.
         extra: The extractor's own options.
     """
@@ -41,6 +43,7 @@ class Options:
     device: str = "auto"
     dtype: str = "float32"
     adapter: "Adapter | None" = None
+    others: str | None = None
     trust_remote_code: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -93,10 +96,10 @@ class Extractor(ABC, Generic[Input]):
 
     The pipeline calls `load` once, then `prepare` in worker threads (decode, crop, plain numpy; no torch) and
     `encode` on batches of prepared inputs of like cost in the main thread, `pool` on each result for the
-    utterance level, and `close` at the end.
+    utterance level, `frame_rows` for the frame level, and `close` at the end.
 
     Attributes:
-        row_shape: Shape of one frame's row: `(D,)`, or `(L, D)` with a layer axis.
+        row_shape: Shape of one row of `encode`: `(D,)`, or `(L, D)` with a layer axis.
         version: Raised whenever the same settings give other values than before; part of the fingerprint.
         pooling: How `pool` makes one row of many; part of the fingerprint of utterance-level spaces.
         frame_hz: Rows per second of media, for estimates; None when there is no such thing.
@@ -136,6 +139,19 @@ class Extractor(ABC, Generic[Input]):
     @abstractmethod
     def encode(self, batch: Sequence[Input]) -> list[NDArray[np.float32]]:
         """Return `[T_i, *row_shape]` float32 per input, the same whatever else is in the batch."""
+
+    def arrange(self, clips: "Sequence[Clip]") -> "Sequence[Clip]":
+        """Return the clips to be done in the order in which they are best done."""
+        return clips
+
+    def frame_rows(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what is kept at the frame level, `[T, *frame_shape]` float32, of `[T, *row_shape]`."""
+        return rows
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of a row at the frame level."""
+        return self.row_shape
 
     def pool(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the utterance's row `[*utt_shape]` float32 from `[T, *row_shape]`, T > 0."""

@@ -190,7 +190,13 @@ def make_extractor(card: ExtractorCard, options: Options) -> Extractor[Any]:
             f"{card.name} needs {names}, not installed here", card.install or f"install {names}"
         )
     check_options(card, options)
-    return card.build(options)
+    if options.adapter is None:
+        if options.others:
+            raise PluginError("there are no folds that others could be outside of", "leave --others out")
+        return card.build(options)
+    from mer_plugins.oof import with_adapter
+
+    return with_adapter(card.build, options)
 
 
 def _extractors() -> dict[str, list[Offer]]:

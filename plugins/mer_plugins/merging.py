@@ -1,40 +1,50 @@
-"""Putting an adapter into a model: peft loads it, its weights are merged, and running it costs nothing more.
+"""Putting an adapter into a model, for inference: what peft made is merged, and costs nothing more to run."""
 
-People train adapters on models with a head (`HubertForSequenceClassification`) and extract with the encoder
-alone, so names are matched without the head's prefix, and what belongs to the head is left out. Anything else
-that does not find its place is an error.
-"""
-
-import re
 import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mer_plugins.adapters import CONFIG, WEIGHTS, Adapter, adapted
+from mer_plugins.adapters import TUNERS, Adapter
 from mer_plugins.errors import PluginError
+from mer_plugins.fitted import first_line, refusal, write_fitted
 from mer_plugins.transformer import home
-
-_ROOT = "base_model.model."
 
 
 def merge(net: Any, adapter: Adapter, prefixes: Sequence[str] = ()) -> Any:
-    """Return a transformers model with an adapter merged into its weights (changed in place), for inference.
+    """Return a transformers model with an adapter in it (changed in place), for inference.
+
+    peft's kinds are merged into the weights, `WEIGHTS` replaces some of them, bottlenecks stay beside them.
 
     Args:
         net: The base model.
-        adapter: What to merge.
+        adapter: What to put in; the weights trained on all data.
         prefixes: What the encoder may be called in the model the adapter was trained on, e.g.
             `model.encoder.`, besides none at all and transformers' own prefix.
 
     Raises:
-        PluginError: Its tensors are for modules or of shapes that the model does not have.
+        PluginError: Its tensors are for modules or of shapes that the model does not have, or it has weights
+            of folds alone.
     """
+    if adapter.weights is None:
+        raise PluginError(
+            f"adapter {adapter.name} has {len(adapter.folds)} folds and no weights trained on all data",
+            "extract with it, which gives each clip its fold",
+        )
+    if adapter.config["peft_type"] in TUNERS:
+        return _merged(net, adapter, adapter.weights, prefixes)
+    from mer_plugins.switching import attach
+
+    attach(net, adapter, prefixes).use(None)
+    return net
+
+
+def _merged(net: Any, adapter: Adapter, weights: Path, prefixes: Sequence[str]) -> Any:
     from peft import PeftModel
 
     with tempfile.TemporaryDirectory(prefix="mer-adapter-") as name, warnings.catch_warnings():
-        _write_fitted(net, adapter, ("", f"{net.base_model_prefix}.", "model.", *prefixes), Path(name))
+        write_fitted(net, adapter, weights, prefixes, Path(name))
         warnings.filterwarnings("error", "Found missing adapter keys")
         # peft asks transformers for something under a name that transformers is about to drop.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -42,102 +52,5 @@ def merge(net: Any, adapter: Adapter, prefixes: Sequence[str] = ()) -> Any:
             tuned = PeftModel.from_pretrained(net, name, torch_device=str(home(net)))
             whole = tuned.merge_and_unload(safe_merge=True)
         except (RuntimeError, ValueError, UserWarning) as error:
-            raise _refusal(net, adapter, _first_line(error)) from error
+            raise refusal(net, adapter, first_line(error)) from error
     return whole.eval().requires_grad_(False)
-
-
-def _write_fitted(net: Any, adapter: Adapter, prefixes: Sequence[str], folder: Path) -> None:
-    """Write the adapter as if it had been trained on `net` itself."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(adapter.folder / WEIGHTS)
-    prefix, names = _fitted(net, adapter, prefixes, list(tensors))
-    save_file({_ROOT + inner: tensors[key] for key, inner in names.items()}, folder / WEIGHTS)
-    _fitted_config(adapter, prefix, names).save_pretrained(str(folder))
-
-
-def _fitted(
-    net: Any, adapter: Adapter, prefixes: Sequence[str], keys: Sequence[str]
-) -> tuple[str, dict[str, str]]:
-    """Return the prefix the encoder had, and each tensor's name -> its name within `net`."""
-    modules = {name for name, _ in net.named_modules() if name}
-    roots = {name.partition(".")[0] for name in modules}
-    changed = [module for key in keys if (module := adapted(key, adapter.config))]
-
-    def hits(prefix: str) -> int:
-        return sum(m.startswith(prefix) and m.removeprefix(prefix) in modules for m in changed)
-
-    prefix = max(prefixes, key=hits)  # the first of equals
-    kept: dict[str, str] = {}
-    lost: list[str] = []
-    for key in keys:
-        inner = key.removeprefix(_ROOT)
-        module = adapted(key, adapter.config) or inner.rpartition(".")[0]
-        if not inner.startswith(prefix):
-            continue  # beside the encoder: a head, a decoder
-        if module.removeprefix(prefix) in modules:
-            kept[key] = inner.removeprefix(prefix)
-        elif inner.removeprefix(prefix).partition(".")[0] in roots:
-            lost.append(module)
-    if lost or not hits(prefix):
-        some = sorted(set(lost or changed))
-        more = f" and {len(some) - 3} more" if len(some) > 3 else ""
-        raise _refusal(net, adapter, f"it changes {', '.join(some[:3])}{more}, which are not there")
-    return prefix, kept
-
-
-def _fitted_config(adapter: Adapter, prefix: str, names: dict[str, str]) -> Any:
-    """Return the adapter's configuration with its targets named one by one."""
-    from peft import PeftConfig
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # peft drops settings it does not know, and only warns
-        try:
-            config = PeftConfig.from_pretrained(str(adapter.folder))
-        except (UserWarning, TypeError, ValueError) as error:
-            raise PluginError(
-                f"{adapter.folder / CONFIG} is not for this release of peft: {_first_line(error)}",
-                "install a newer peft",
-            ) from error
-    targets = {adapted(_ROOT + inner, adapter.config) for inner in names.values()} - {""}
-    saved = getattr(config, "modules_to_save", None) or ()
-    whole = [
-        inner.rpartition(".")[0] for inner in names.values() if not adapted(_ROOT + inner, adapter.config)
-    ]
-    settings: dict[str, Any] = {
-        "target_modules": targets,
-        "modules_to_save": [s for s in saved if any(f".{name}".endswith(f".{s}") for name in whole)] or None,
-        "task_type": None,
-        "base_model_name_or_path": None,
-    }
-    for name in ("exclude_modules", "layers_to_transform", "layers_pattern"):
-        settings |= {name: None} if hasattr(config, name) else {}
-    for name in ("rank_pattern", "alpha_pattern"):
-        if pattern := getattr(config, name, None):
-            settings[name] = {key.removeprefix(prefix): value for key, value in pattern.items()}
-    if (before := getattr(config, "feedforward_modules", None)) is not None:  # IA3
-        settings["feedforward_modules"] = {t for t in targets if _matches(before, prefix + t)}
-    for name, value in settings.items():
-        setattr(config, name, value)
-    return config
-
-
-def _matches(wanted: Any, name: str) -> bool:
-    """Say whether peft's `target_modules` or the like, an expression or a list of endings, means a module."""
-    if isinstance(wanted, str):
-        return re.fullmatch(wanted, name) is not None
-    return any(name == one or name.endswith(f".{one}") for one in wanted or ())
-
-
-def _refusal(net: Any, adapter: Adapter, reason: str) -> PluginError:
-    base = adapter.card["base"]["model"] or "an unnamed model"
-    return PluginError(
-        f"adapter {adapter.name}, trained on {base}, does not fit this {type(net).__name__}: {reason}",
-        "give the model it was trained on: --model PATH_OR_ID",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    mismatch = next((line for line in lines if "size mismatch" in line), "")
-    return mismatch or (lines[0] if lines else type(error).__name__)

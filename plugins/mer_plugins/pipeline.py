@@ -274,7 +274,8 @@ class _Run:
 
     def _frames(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         hz, wanted = self.extractor.frame_hz, self.plan.frame_hz
-        return rows if hz is None or wanted is None else pool_down(rows, hz, wanted)
+        kept = rows if hz is None or wanted is None else pool_down(rows, hz, wanted)
+        return self.extractor.frame_rows(kept)
 
     def _fail(self, writer: "FeatureWriter", clip: Clip, error: Exception) -> None:
         if self.stopped_by is not None:

@@ -150,7 +150,7 @@ def plan(store: "Store", request: Request) -> Plan:
     open_keys = [m - f for m, f in zip(missing, failed, strict=True)]
     wanted = frozenset().union(*open_keys)
     absent = frozenset().union(*missing)
-    todo = tuple(clip for clip in having if clip.key in wanted)
+    todo = tuple(extractor.arrange([clip for clip in having if clip.key in wanted]))
     return Plan(
         card=card,
         extractor=extractor,
@@ -184,7 +184,7 @@ def specs_of(card: ExtractorCard, extractor: Extractor[Any], request: Request) -
             name=f"{stem}-{LEVEL_SUFFIX[level]}",
             modality=card.modality,
             level=level,
-            row_shape=extractor.utt_shape if level == "utt" else extractor.row_shape,
+            row_shape=extractor.utt_shape if level == "utt" else extractor.frame_shape,
             dtype=request.dtype or DEFAULT_DTYPE[level],
             made_by=common | _pooled(extractor, level, request.frame_hz),
             parents=extractor.parents,

@@ -106,7 +106,8 @@ def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
         told = ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
         raise PluginError(
             f"the shapes in {file} do not fit together: {told}",
-            "they are weight [D_out, D_in], bias [D_out] (with weight2 [D_out, H], bias2 [D_out] behind [H, D_in], [H])",
+            "weight is [D_out, D_in] and bias [D_out]; with a second layer they are [H, D_in] and [H], and "
+            "weight2 is [D_out, H] and bias2 [D_out]",
         )
     return shapes
 

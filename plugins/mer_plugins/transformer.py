@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from mer_plugins.switching import Switch
+
 Input = TypeVar("Input")
 OPTIONS = {
     **POOL_OPTION,
@@ -73,6 +75,7 @@ class TransformerExtractor(Extractor[Input]):
         precision = self.say.choice("precision", ("auto", *DTYPES))
         self.dtype = options.dtype if precision == "auto" else precision
         self.net: Any = None
+        self.switch: Switch | None = None  # of an adapter with folds, once loaded
 
     @staticmethod
     def _locate(options: Options, checkpoint: Checkpoint | None) -> Source:
@@ -121,7 +124,12 @@ class TransformerExtractor(Extractor[Input]):
             **how: Further arguments of `load_hf_model`.
         """
         net = load_hf_model(architecture, self.source, device=self.device, dtype=self.dtype, **how)
-        if self.adapter is None:
+        if self.adapter is None or not self.adapter.config:
+            return net
+        if self.adapter.folds:
+            from mer_plugins.switching import attach
+
+            self.switch = attach(net, self.adapter, self.adapter_prefixes)
             return net
         from mer_plugins.merging import merge
 
@@ -129,7 +137,7 @@ class TransformerExtractor(Extractor[Input]):
 
     def close(self) -> None:
         """Let go of the weights."""
-        self.net = None
+        self.net = self.switch = None
 
     @property
     def place(self) -> "torch.device":

@@ -312,7 +312,7 @@ def _edit(folder: Path, **changes: Any) -> None:
 
 SPOIL: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),
-    "kind": (lambda f: _edit(f, peft_type="PROMPT_TUNING"), "cannot be merged"),
+    "kind": (lambda f: _edit(f, peft_type="PROMPT_TUNING"), "cannot be used here"),
     "bias": (lambda f: _edit(f, bias="all"), "trains biases"),
     "pickled": (
         lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"),
