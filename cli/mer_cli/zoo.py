@@ -22,6 +22,7 @@ COMMANDS = {
     "strategies": ("mer_cli.commands.strategies:strategies", "List the ways of voting and selecting."),
     "pseudo-label": ("mer_cli.commands.pseudo_label:pseudo_label", "Publish a round of pseudo-labels."),
     "self-train": ("mer_cli.commands.self_train:self_train", "Train, label and train again while it helps."),
+    "tune": ("mer_cli.commands.tune:tune", "Tune an encoder on labelled clips."),
     "ablate": ("mer_cli.commands.ablate:ablate", "Take AGT apart: guidance, gate, encoder, vote."),
     "sweep-threshold": ("mer_cli.commands.sweep_threshold:sweep_threshold", "Try confidence thresholds."),
     "robustness": ("mer_cli.commands.robustness:robustness", "Corrupt what a run reads, and score it."),
