@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_JUDGE = click.option(
+    "--judge", default="test", show_default=True, help="Split whose human labels are the truth."
+)
+_FIGURE = click.option(
+    "--figure", type=click.Path(path_type=Path, dir_okay=False), help="Copy the figure here."
+)
 _JUDGED: tuple[Callable[[Any], Any], ...] = (
-    click.option(
-        "--judge", default="test", show_default=True, help="Split whose human labels are the truth."
-    ),
+    _JUDGE,
     click.option("--labels", metavar="LAYER", help="Layer that has them; by default gold, or the only one."),
-    click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Copy the figure here."),
+    _FIGURE,
     device_option,
 )
 _TRAINED: tuple[Callable[[Any], Any], ...] = (
@@ -32,6 +36,11 @@ _TRAINED: tuple[Callable[[Any], Any], ...] = (
     click.option("--seeds", default=1, show_default=True, help="Trainings of each line."),
     click.option("--folds", default=5, show_default=True),
     settings_options,
+    click.option("--labels", metavar="LAYER", help="What trains; by default gold, or the only layer."),
+    _JUDGE,
+    click.option("--truth", metavar="LAYER", help="Layer that has them; by default the one that trains."),
+    _FIGURE,
+    device_option,
 )
 
 
@@ -44,7 +53,7 @@ def judged_options(function: Command) -> Command:
 
 def course_options(function: Command) -> Command:
     """Add what an experiment that trains takes; `read_course` takes it from what the command gets."""
-    for option in reversed((*_TRAINED, *_JUDGED)):
+    for option in reversed(_TRAINED):
         function = option(function)
     return function
 
@@ -54,7 +63,7 @@ def read_course(options: dict[str, Any]) -> "Course":
     from mer_zoo.experiments import Course
 
     settings = read_settings(options)
-    names = ("name", "features", "seeds", "folds", "judge", "labels", "device")
+    names = ("name", "features", "seeds", "folds", "judge", "labels", "truth", "device")
     return Course(settings=settings, command=command_line(), **{name: options.pop(name) for name in names})
 
 

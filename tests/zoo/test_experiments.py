@@ -13,7 +13,7 @@ from mer_zoo.ablate import ablate, rarest
 from mer_zoo.data import Features, Table, load_features
 from mer_zoo.errors import ZooError
 from mer_zoo.evaluate import evaluate
-from mer_zoo.experiments import FIGURE, Course, measure
+from mer_zoo.experiments import FIGURE, Course, measure, set_exam
 from mer_zoo.robustness import masked_out, noisy, removed, robustness
 from mer_zoo.runs import find_run, list_runs
 from mer_zoo.settings import Settings
@@ -198,6 +198,21 @@ def test_ablate(trained: Store) -> None:
         ablate(trained, course, encoder_swap=["sound-UTT"])
     with pytest.raises(ZooError, match="use 1 or more"):
         Course(name="x", seeds=0)
+
+
+def test_one_layer_trains_and_another_judges(trained: Store) -> None:
+    """The truth may lie in a layer of its own, which knows fewer classes and trains nothing."""
+    gold, test = trained.labels["gold"], [c.key for c in trained.clips.select(split="test")]
+    known = {key: gold[key] for key in test if gold[key] != "sad"}
+    trained.labels.add(LabelLayer.human("judges", ("happy", "angry"), known))
+    course = Course(name="sweep", folds=2, settings=QUICK, labels="gold", truth="judges")
+    exam = set_exam(trained, course)
+    assert (exam.labels, exam.truth, exam.classes) == ("gold", "judges", gold.classes)
+    assert {key: exam.classes[i] for key, i in zip(exam.keys, exam.label, strict=True)} == known
+    found = sweep_threshold(trained, course, (0.4,), ["all", "ears"], model="mlp")
+    assert found.judged == "test (judges)"
+    assert {"labels/gold", "labels/judges"} <= set(trained.runs[found.record].parents)
+    assert find_run(trained, "sweep.human.s0").config.labels == "gold"
 
 
 def test_drawn_clips_have_the_target_shares() -> None:

@@ -64,7 +64,7 @@ def ablate(
     chosen = choose(store, find_model("agt"), course.features).chosen
     spaces = {name: str(c) for name, c in chosen.items()}
     made = {
-        TOLD[line]: trained(store, course, line, model, labels=exam.layer, params=params)
+        TOLD[line]: trained(store, course, line, model, labels=exam.labels, params=params)
         for line, (model, params) in VARIANTS.items()
     }
     if pseudo:
@@ -73,20 +73,20 @@ def ablate(
         features = _swapped(store, spaces, space)
         line = f"agt-with-{space.replace(':', '.')}"
         made[f"audio-guided, with {space}"] = trained(
-            store, course, line, "agt", labels=exam.layer, features=features
+            store, course, line, "agt", labels=exam.labels, features=features
         )
     said = {name: decisions(store, course, exam, runs) for name, runs in made.items()}
     probes = [
-        trained(store, course, f"mlp-{space.replace(':', '.')}", "mlp", labels=exam.layer, features=[space])
+        trained(store, course, f"mlp-{space.replace(':', '.')}", "mlp", labels=exam.labels, features=[space])
         for space in spaces.values()
     ]
-    classes = expert_classes or rarest(store, exam.layer)
+    classes = expert_classes or rarest(store, exam.labels)
     said |= _voted(store, course, exam, [*probes, made[TOLD["agt"]]], classes, expert_weight)
     used = [run for runs in (*made.values(), *probes) for run in runs]
     lines = measure(exam.label, said, len(exam.classes))
     return keep(
-        store, "ablation", f"{course.judge} ({exam.layer})", lines, command=course.command,
-        parents=[f"labels/{exam.layer}", *(f"runs/{run.name}" for run in used)],
+        store, "ablation", f"{course.judge} ({exam.truth})", lines, command=course.command,
+        parents=[f"labels/{exam.labels}", f"labels/{exam.truth}", *(f"runs/{run.name}" for run in used)],
         facts={"spaces": spaces, "expert_classes": list(classes), "expert_weight": expert_weight},
     )  # fmt: skip
 

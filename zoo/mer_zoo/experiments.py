@@ -103,7 +103,8 @@ class Course:
         folds: Of each.
         settings: Of training.
         judge: Split whose human labels are the truth.
-        labels: Layer that has them; None takes `gold`, or the only one.
+        labels: Layer whose human labels train; None takes `gold`, or the only one.
+        truth: Layer that has the labels that judge; None takes the one that trains.
         device: torch device, or `auto`.
         command: For the journal.
 
@@ -118,6 +119,7 @@ class Course:
     settings: Settings = field(default_factory=Settings)
     judge: str = TEST
     labels: str | None = None
+    truth: str | None = None
     device: str = "auto"
     command: str = ""
 
@@ -131,13 +133,15 @@ class Exam:
     """The clips that lines are judged on.
 
     Attributes:
-        layer: Of their labels.
-        classes: C names.
+        labels: Layer that trains.
+        truth: Layer of their labels.
+        classes: C names, of the layer that trains.
         keys: n clips.
         label: int64 `[n]`.
     """
 
-    layer: str
+    labels: str
+    truth: str
     classes: tuple[str, ...]
     keys: tuple[str, ...]
     label: NDArray[np.int64]
@@ -150,11 +154,11 @@ def set_exam(store: "Store", course: Course) -> Exam:
         UnknownName: No such split or layer.
         ZooError: There is none.
     """
-    layer = course.labels or default_layer(store)
-    truth = human_labels(store, layer, course.judge)
-    classes = store.labels[layer].classes
-    keys = tuple(sorted(truth))
-    return Exam(layer, tuple(classes), keys, class_indices(truth, keys, classes, layer))
+    labels = course.labels or default_layer(store)
+    known = human_labels(store, course.truth or labels, course.judge)
+    classes, keys = tuple(store.labels.resolve(labels).classes), tuple(sorted(known))
+    label = class_indices(known, keys, classes, labels)
+    return Exam(labels, course.truth or labels, classes, keys, label)
 
 
 def trained(

@@ -49,14 +49,15 @@ def sweep_threshold(
     if not thresholds or len(set(thresholds)) < len(thresholds) or not all(0 <= t <= 1 for t in thresholds):
         raise ZooError("thresholds must be different numbers between 0 and 1", "give e.g. 0.8,0.9,0.95")
     exam = set_exam(store, course)
-    base = trained(store, course, "human", model, labels=exam.layer)
+    base = trained(store, course, "human", model, labels=exam.labels)
     said, facts = {"human labels only": decisions(store, course, exam, base)}, {}
-    parents, notices = [f"labels/{exam.layer}", *(f"runs/{run.name}" for run in base)], []
+    parents = [f"labels/{exam.labels}", f"labels/{exam.truth}", *(f"runs/{run.name}" for run in base)]
+    notices = []
     for threshold in sorted(thresholds):
         name = f"{course.name}-{threshold:g}"
         asked = {"threshold": threshold, "vote": vote, "calibrate": calibrate, "split": split}
         try:
-            layer = _layer(store, course, name, exam.layer, runs, asked)
+            layer = _layer(store, course, name, exam.labels, runs, asked)
         except NothingKept as error:
             notices.append(f"{threshold:g}: {error.message}")
             continue
@@ -67,7 +68,7 @@ def sweep_threshold(
         parents += [f"labels/{name}", *(f"runs/{run.name}" for run in made)]
     lines = measure(exam.label, said, len(exam.classes), facts)
     return keep(
-        store, "threshold-sweep", f"{course.judge} ({exam.layer})", lines, parents=parents,
+        store, "threshold-sweep", f"{course.judge} ({exam.truth})", lines, parents=parents,
         facts={"model": model, "members": list(runs), "vote": vote, "calibrate": calibrate, "audit": audit},
         notices=notices, command=course.command,
     )  # fmt: skip

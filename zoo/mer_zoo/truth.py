@@ -39,7 +39,8 @@ def human_labels(store: "Store", layer: str, split: str | None = None) -> dict[s
         where = "no clip" if split is None else f"no clip of split {split!r}"
         raise ZooError(
             f"{where} has a human label in {resolved.name!r}",
-            "choose another --split or --labels, or import labels: mer-fs labels import",
+            "name another split (--split, --judge) or layer (--labels, --truth), or import labels: "
+            "mer-fs labels import",
         )
     return found
 
