@@ -5,13 +5,15 @@ Nothing here does what a command does not do; pasting the printed lines into a s
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+
+from mer_cli.lines import run_line
 
 CLIPS, THRESHOLD = 450, 0.5
 CLAIM = (
@@ -172,16 +174,6 @@ def run_demo(plan: Plan) -> list[dict[str, Any]]:
             run_line(step.argv)
         click.echo()
     return results(plan)
-
-
-def run_line(argv: Sequence[str]) -> None:
-    """Run one command line of mer-fs or mer-zoo in this process, as a shell would."""
-    from mer_cli import fs, zoo
-
-    group = {"mer-fs": fs.main, "mer-zoo": zoo.main}[argv[0]]
-    with group.make_context(argv[0], list(argv[1:])) as context:
-        context.meta["mer_cli.command_line"] = shlex.join(argv)
-        group.invoke(context)
 
 
 def is_done(step: Step, store: str) -> bool:

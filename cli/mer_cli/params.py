@@ -31,11 +31,15 @@ class Pair(click.ParamType[tuple[str, str]]):
     Args:
         form: What is shown in the help, e.g. `field=column`.
         example: One that is right.
+        empty: RIGHT may be empty.
     """
 
-    def __init__(self, form: str = "field=column", example: str = "text=sentence") -> None:
+    def __init__(
+        self, form: str = "field=column", example: str = "text=sentence", *, empty: bool = False
+    ) -> None:
         self.name = form
         self.example = example
+        self.empty = empty
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -44,7 +48,7 @@ class Pair(click.ParamType[tuple[str, str]]):
         if isinstance(value, tuple):
             return value
         left, sign, right = str(value).partition("=")
-        if not (sign and left.strip() and right.strip()):
+        if not (sign and left.strip() and (right.strip() or self.empty)):
             self.fail(f"{value!r} is not of the form {self.name.upper()}, e.g. {self.example}", param, ctx)
         return left.strip(), right.strip()
 

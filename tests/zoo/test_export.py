@@ -18,6 +18,7 @@ from mer_zoo.evaluate import evaluate
 from mer_zoo.export import export_run, model_card
 from mer_zoo.exported import Exported, load
 from mer_zoo.predict import predict
+from mer_zoo.pseudo_label import pseudo_label
 from mer_zoo.runs import find_run
 from mer_zoo.settings import Settings
 from mer_zoo.submit import submit
@@ -193,6 +194,28 @@ def test_a_submission_as_told(trained: Store, tmp_path: Path) -> None:
     assert rows[0] == ["id", "label"]
     assert ['odd, "key"', "sad"] in rows
     assert found.fell_back == ('odd, "key"',)
+
+
+def test_a_layer_and_a_list_are_submitted(trained: Store, tmp_path: Path) -> None:
+    """A vote is written row by row, kept or not, for the clips a list names, in its order, and no others."""
+    keys = [clip.key for clip in trained.clips.select(split="unlabeled")]
+    pseudo_label(trained, ["means"], None, "unlabeled", name="final", threshold=1.0)
+    layer = trained.labels["final"]
+    (tmp_path / "list.csv").write_text("name,x\n" + "".join(f"{key},1\n" for key in reversed(keys[:3])))
+    found = submit(trained, "final", tmp_path / "s.csv", rows=tmp_path / "list.csv")
+    rows = read(tmp_path / "s.csv")[1:]
+    assert [key for key, _ in rows] == keys[2::-1]
+    known = {key: layer[key] for key in layer.keys if layer[key]}
+    assert not layer.kept.any()
+    assert all(emotion == known.get(key, found.fallback) for key, emotion in rows)
+    assert (found.run, found.fell_back) == ("labels/final", tuple(k for k, _ in rows if k not in known))
+    by_run = submit(trained, "means", tmp_path / "r.csv", rows=tmp_path / "list.csv")
+    assert [key for key, _ in read(tmp_path / "r.csv")[1:]] == keys[2::-1]
+    assert by_run.run == "means"
+    for text, match in (("clip\nx\n", "no column name or key"), ("name\nx\n", "line 2, column name.*'x'")):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises((BadInput, UnknownName), match=match):
+            submit(trained, "means", tmp_path / "s.csv", rows=tmp_path / "bad.csv")
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,18 @@ SHOWN = 10
 
 
 @command("submit")
-@click.argument("run")
+@click.argument("run", metavar="RUN|LAYER")
 @store_option
 @click.option(
     "--to", "path", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV file."
 )
 @click.option("--split", default="test", show_default=True, help="Whose clips; each gets a row.")
+@click.option(
+    "--rows",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CSV",
+    help="The challenge's list, with a column name: these clips, in this order, instead of the split's.",
+)
 @click.option(
     "--format", "form", default="mer2024", show_default=True, metavar="NAME", help="Which challenge's."
 )
@@ -33,12 +39,16 @@ def submit(
     store_url: str,
     path: Path,
     split: str,
+    rows: Path | None,
     form: str,
     columns: tuple[str, ...] | None,
     fallback: str | None,
     device: str,
 ) -> None:
-    """Write the CSV a challenge wants: a class for every clip of a split, by key."""
+    """Write the CSV a challenge wants: a class for every clip of a split, by key.
+
+    Of a run, or of a label layer, such as a vote of several runs by `mer-zoo pseudo-label --threshold 0`.
+    """
     from mer_zoo.submit import submit as write_submission
 
     if columns is not None and len(columns) != 2:
@@ -48,6 +58,7 @@ def submit(
         run,
         path,
         split,
+        rows=rows,
         form=form,
         columns=None if columns is None else (columns[0], columns[1]),
         fallback=fallback,
