@@ -220,6 +220,7 @@ def load_hf_model(
     spare: Iterable[str] = (),
     device_map: str = "",
     key_mapping: Mapping[str, str] | None = None,
+    quantization: Any = None,
 ) -> Any:
     """Load a checkpoint for inference, every tensor of it.
 
@@ -235,6 +236,7 @@ def load_hf_model(
         spare: Regular expressions of tensors that no feature depends on, whose absence does not matter.
         key_mapping: Regular expression -> replacement, for tensors that have other names in the files.
         device_map: `auto` spreads the model over the GPUs and, when those are full, the CPU (accelerate).
+        quantization: transformers' configuration of a quantised model.
 
     Returns:
         The model in evaluation mode.
@@ -249,6 +251,9 @@ def load_hf_model(
     if dtype not in DTYPES:
         raise PluginError(f"no dtype {dtype!r} to compute in", f"there are: {', '.join(DTYPES)}")
     placed: dict[str, Any] = {"device_map": device_map} if device_map else {}
+    if quantization is not None:
+        device_map = device_map or str(pick_device(device))  # such weights do not move afterwards
+        placed = {"device_map": device_map, "quantization_config": quantization}
     if key_mapping:
         placed["key_mapping"] = dict(key_mapping)
     with quiet():

@@ -40,7 +40,9 @@ class TransformerExtractor(Extractor[Input]):
         options_table: The family's options.
         default_layers: Taken when `--layers` is not given.
         spare: Regular expressions of tensors no feature depends on.
+        fixed: Regular expressions of tensors that are never trained.
         device_map: `auto` spreads the weights over devices.
+        quantization: transformers' configuration of a quantised base; None loads it as it is.
         sizes: What `config.json` calls the width and the number of blocks.
         adapter_prefixes: What the encoder is called in models that adapters are trained on, where that is
             neither nothing nor transformers' own prefix.
@@ -52,7 +54,9 @@ class TransformerExtractor(Extractor[Input]):
     options_table: ClassVar[Mapping[str, tuple[str, str]]] = OPTIONS
     default_layers: ClassVar[str] = "last4"
     spare: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     device_map: str = ""
+    quantization: Any = None
     sizes: ClassVar[tuple[str, str]] = ("hidden_size", "num_hidden_layers")
     adapter_prefixes: ClassVar[tuple[str, ...]] = ()
     tuning_cost: ClassVar[float]
@@ -123,6 +127,7 @@ class TransformerExtractor(Extractor[Input]):
             architecture: The class.
             **how: Further arguments of `load_hf_model`.
         """
+        how |= {"quantization": self.quantization}
         net = load_hf_model(architecture, self.source, device=self.device, dtype=self.dtype, **how)
         if self.adapter is None or not self.adapter.config:
             return net
@@ -134,6 +139,14 @@ class TransformerExtractor(Extractor[Input]):
         from mer_plugins.merging import merge
 
         return merge(net, self.adapter, self.adapter_prefixes)
+
+    @property
+    def deepest(self) -> int:
+        """The last layer that rows depend on."""
+        return self.layers.deepest
+
+    def make_tunable(self) -> None:
+        """Make the loaded encoder fit to be trained, where it is not; rows stay the same to rounding."""
 
     def close(self) -> None:
         """Let go of the weights."""

@@ -105,6 +105,13 @@ class SpeechEncoder(TransformerExtractor[Wave]):
 
         self._ragged = Ragged(self.net, self.kind) if self.kind in MASKABLE else None
 
+    def make_tunable(self) -> None:
+        """Let WavLM's attention run its projections as modules, which is where adapters are put."""
+        if self.kind == "wavlm":
+            from mer_plugins.audio.wavlm import through_modules
+
+            through_modules(self.net)
+
     def close(self) -> None:
         """Let go of the weights."""
         super().close()

@@ -46,6 +46,7 @@ class Whisper(TransformerExtractor[Wave]):
     frame_hz = RATE / HOP
     batch_cost = 8.0  # windows of 30 s
     tuning_cost = 1.0
+    fixed = (r"^embed_positions\.",)  # sinusoids
 
     def __init__(self, options: Options, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(options, checkpoint)

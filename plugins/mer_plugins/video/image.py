@@ -150,6 +150,11 @@ class ImageEncoder(FaceFrames):
             facts = {name: value for name, value in facts.items() if not name.startswith("layer")}
         return facts
 
+    @property
+    def deepest(self) -> int:
+        """The last layer that rows depend on: an embedding depends on all."""
+        return self.blocks if self.readout == "embedding" else super().deepest
+
     def architecture(self) -> Any:
         """Return the class for this kind of model."""
         import transformers
