@@ -10,6 +10,7 @@ COMMANDS = {
     "plugins": ("mer_cli.commands.plugins:plugins", "List extractor plugins and what they need."),
     "plugin": ("mer_cli.commands.plugin:plugin", "Write a plugin of your own, and check one."),
     "extract": ("mer_cli.commands.extract:extract", "Turn clips into features, resuming where it stopped."),
+    "derive": ("mer_cli.commands.derive:derive", "Compute a space from another: project, mix, pool."),
     "spaces": ("mer_cli.commands.spaces:spaces", "List feature spaces."),
     "clips": ("mer_cli.commands.clips:clips", "List clips by split, speaker and modality."),
     "quarantine": (
