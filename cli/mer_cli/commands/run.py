@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mer_zoo.recipes import Outcome, Step
 
 
+INTERRUPTED = 130
+
+
 @command("run")
 @click.argument("recipe")
 @store_option
@@ -83,6 +86,8 @@ def _execute(argv: Sequence[str]) -> None:
     try:
         run_line(argv)
     except click.exceptions.Exit as end:
+        if end.exit_code == INTERRUPTED:
+            raise SystemExit(INTERRUPTED) from None
         if end.exit_code:
             raise
     finally:
