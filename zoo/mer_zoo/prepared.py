@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mer_zoo.contract import Batch, Output, Sequences
 from mer_zoo.data import Features
+from mer_zoo.models.blocks import padding_is_zero
 
 
 class Prepared(nn.Module):
@@ -29,16 +30,24 @@ class Prepared(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Map a batch to the model's output."""
-        out: Output = self.model({name: self._standardise(name, seq) for name, seq in batch.items()})
+        with padding_is_zero():
+            out: Output = self.model({name: self._prepare(name, seq) for name, seq in batch.items()})
         return out
 
-    def _standardise(self, name: str, sequences: Sequences) -> Sequences:
-        if name not in self.standardised:
-            return sequences
+    def _prepare(self, name: str, sequences: Sequences) -> Sequences:
         features, mask = sequences
-        # Padding is not zero behind this: it is the model's to mask (see `mer_zoo.models.blocks.complete`).
-        shifted = (features - self.get_buffer(f"mean_{name}")) * self.get_buffer(f"scale_{name}")
-        return Sequences(shifted, mask)
+        if name in self.standardised:
+            mean, scale = self.get_buffer(f"mean_{name}"), self.get_buffer(f"scale_{name}")
+            features = torch.addcmul(-mean * scale, features, scale)
+        return Sequences(torch.where(mask.unsqueeze(-1), features, 0.0), mask)
+
+
+def standardise_(sequences: Sequences, mean: Tensor, scale: Tensor) -> None:
+    """Standardise features in place as `Prepared` does, and zero their padding."""
+    features, mask = sequences
+    torch.addcmul(-mean * scale, features, scale, out=features)
+    if not bool(mask.all()):
+        features.masked_fill_(~mask.unsqueeze(-1), 0.0)
 
 
 def fit_statistics(features: Features, train: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -12,34 +12,35 @@ page faults, so that validation goes in small batches.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
 
 from mer_featurestore.records import canonical_json
 from mer_zoo.contract import Output, Sequences
-from mer_zoo.models.blocks import Dropout
-from mer_zoo.prepared import Prepared
+from mer_zoo.models.blocks import padding_is_zero
+from mer_zoo.prepared import Prepared, standardise_
 from mer_zoo.stacked_adam import StackedAdam
+from mer_zoo.stacked_noise import Noise
 from mer_zoo.training import (
     Fitted,
     Member,
+    Targets,
     Task,
     check_finite,
+    class_shares,
     epoch_batches,
     loss_of,
-    loss_targets,
     validate,
+    weighed,
 )
 
 Track = Callable[[Fitted, bool], None]
 MOST = 512  # members of one stack
 _VALID_ROWS, _LEAST_VALID = 1024, 32  # clips of all members, and of each at least, in one validation batch
 _MATRICES = 3  # axes of a stack of matrices
-_WORD = 4  # int16 values in one int64 of noise
 
 
 def stacks(task: Task, members: Sequence[Member]) -> list[list[int]]:
@@ -69,32 +70,10 @@ def can_stack(task: Task, members: Sequence[Member]) -> bool:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("error", "There is a performance drop", UserWarning)
         try:
-            stack = Stack(task, members[:2])
-            stack.losses([member.train[: member.settings.batch_size] for member in stack.members])
+            Stack(task, members[:2]).first_losses()
         except Exception:  # noqa: BLE001 - whatever fails here trains in the loop, or fails there and is told
             return False
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the noise of each dropout lies in one row of noise, for batches of one shape.
-
-    Attributes:
-        shapes: What each dropout is given, in the order of the calls.
-        words: 64-bit words of noise each takes.
-        threshold: int16 `[M, 4·Σwords]`: noise below drops.
-        scale: float32, likewise: what is kept is multiplied with.
-    """
-
-    shapes: dict[str, torch.Size]
-    words: list[int]
-    threshold: Tensor
-    scale: Tensor
-
-
-class UnstackableError(Exception):
-    """A model whose members cannot share one computation."""
 
 
 def fit_stack(task: Task, members: Sequence[Member], tracks: Sequence[Track]) -> list[Fitted]:
@@ -108,9 +87,10 @@ def fit_stack(task: Task, members: Sequence[Member], tracks: Sequence[Track]) ->
     Raises:
         Diverged: The loss of one became infinite or NaN.
     """
-    stack = Stack(task, members)
     fitted = [Fitted() for _ in members]
-    alive = list(range(len(members)))
+    # Neighbours that take the same steps share one of the optimizer's.
+    alive = sorted(range(len(members)), key=lambda i: _pace(members[i]))
+    stack = Stack(task, [members[i] for i in alive])
     while alive:
         losses = stack.train_epoch()
         logits = stack.validation_logits()
@@ -128,6 +108,11 @@ def fit_stack(task: Task, members: Sequence[Member], tracks: Sequence[Track]) ->
     return fitted
 
 
+def _pace(member: Member) -> tuple[float, float, int]:
+    settings = member.settings
+    return settings.lr, settings.weight_decay, -(-len(member.train) // settings.batch_size)
+
+
 class Stack:
     """M members of equal shape.
 
@@ -142,92 +127,97 @@ class Stack:
     def __init__(self, task: Task, members: Sequence[Member]) -> None:
         self.task, self.members = task, list(members)
         self.device = task.targets.probs.device
-        modules, self.generators = self._build()
-        self.module = modules[0]
-        self._check()
-        parameters = [dict(module.named_parameters()) for module in modules]
+        prepared, generators = self._build()
+        models = [each.model for each in prepared]
+        self.model, self.noise = models[0], Noise(models, generators)
         self.leaves = {
-            name: torch.stack([_turned(ps[name].detach()) for ps in parameters]).requires_grad_()
-            for name in parameters[0]
+            name: torch.stack([_turned(model.get_parameter(name).detach()) for model in models])
+            for name, _ in self.model.named_parameters()
         }
+        for leaf in self.leaves.values():
+            leaf.requires_grad_()
         settings = [member.settings for member in self.members]
         self.optimizer = StackedAdam(list(self.leaves.values()), settings)
-        buffers = [dict(module.named_buffers()) for module in modules]
-        names = [name for name in buffers[0] if not name.endswith("multiplier")]
-        self.buffers = {name: torch.stack([b[name] for b in buffers]) for name in names}
-        self.stored = [name for name in self.module.state_dict() if name in self.buffers]
-        self.dropouts = [_dropouts(module) for module in modules]
+        names = [name for name, _ in self.model.named_buffers() if not name.endswith("multiplier")]
+        self.buffers = {name: torch.stack([model.get_buffer(name) for model in models]) for name in names}
+        self.stored = [name for name in self.model.state_dict() if name in self.buffers]
+        self.statistics = {
+            name: (
+                torch.stack([each.get_buffer(f"mean_{name}") for each in prepared])[:, None, None],
+                torch.stack([each.get_buffer(f"scale_{name}") for each in prepared])[:, None, None],
+            )
+            for name in prepared[0].standardised
+        }
         self.orders = [torch.Generator().manual_seed(member.seed) for member in self.members]
-        self.targets = [loss_targets(task.targets, member) for member in self.members]
+        self.shares = torch.stack([class_shares(task.targets, member) for member in self.members])
+        self.smoothing = torch.tensor([each.label_smoothing for each in settings], device=self.device)
         self.valid = _padded([member.valid for member in self.members]).to(self.device)
-        self.layouts: dict[tuple[int, ...], Layout] = {}
 
-    def losses(self, index: Sequence[Tensor], real: Sequence[Tensor] | None = None) -> Tensor:
-        """Return each member's loss, `[M]`, over its clips `index`; one without clips has the loss 0.
+    def losses(self, at: Tensor, counts: Tensor, active: Sequence[bool]) -> Tensor:
+        """Return each member's loss, `[M]`.
 
         Args:
-            index: Clips per member, all of one number or none.
-            real: What each counts; None for 1.
+            at: Clips, int64 `[M, B]`.
+            counts: What each counts, `[M, B]`.
+            active: Whether each member takes part; the loss of one that does not is 0.
         """
-        full = next(part for part in index if len(part))
-        at = torch.stack([part if len(part) else full for part in index])
-        count = torch.stack(
-            [
-                torch.zeros(len(full))
-                if not len(part)
-                else torch.ones(len(full))
-                if real is None
-                else real[row]
-                for row, part in enumerate(index)
-            ]
-        ).to(self.device)
-        active = torch.tensor([len(part) > 0 for part in index], device=self.device)
+        seen = Targets(self.task.targets.probs[at], self.task.targets.weight[at])
+        target, weight = weighed(seen, self.shares[:, None], self.smoothing[:, None, None])
+        batch = self._batch(at)
+        buffers = {**self.buffers, **self.noise.draw(batch, active)}
+        with padding_is_zero():
+            losses = vmap(self._loss, randomness="error")(
+                self._parameters(), buffers, batch, target, weight * counts
+            )
+        return losses if all(active) else torch.where(torch.tensor(active, device=self.device), losses, 0.0)
+
+    def first_losses(self) -> Tensor:
+        """Return each member's loss, `[M]`, over its first clips, in the order they are given."""
+        size = self.members[0].settings.batch_size
+        at = torch.stack([member.train[torch.arange(size) % len(member.train)] for member in self.members])
         at = at.to(self.device)
-        target = torch.stack([t[0][i] for t, i in zip(self.targets, at, strict=True)])
-        weight = torch.stack([t[1][i] for t, i in zip(self.targets, at, strict=True)]) * count
-        batch = self.task.features.batch(at)
-        buffers = {**self.buffers, **self._noise(batch, active.tolist())}
-        losses = vmap(self._loss, randomness="error")(self._parameters(), buffers, batch, target, weight)
-        return torch.where(active, losses, 0.0)
+        return self.losses(at, torch.ones(at.shape, device=self.device), [True] * len(at))
 
     def train_epoch(self) -> list[float]:
         """Take every member through its training clips once; return the mean loss of each."""
-        plans = [
-            epoch_batches(member.train, member.settings.batch_size, order)
-            for member, order in zip(self.members, self.orders, strict=True)
-        ]
-        total = torch.zeros(len(self.members), device=self.device)
-        self.module.train()
-        for step in range(max(len(index) for index, _ in plans)):
-            nothing = torch.empty(0, dtype=torch.int64)
-            index = [index[step] if step < len(index) else nothing for index, _ in plans]
-            real = [real[step] if step < len(real) else nothing for _, real in plans]
-            losses = self.losses(index, real)
-            self._step(losses, [len(part) > 0 for part in index])
+        index, counts, steps = self._plan()
+        total = torch.zeros(len(steps), device=self.device)
+        self.model.train()
+        for step in range(max(steps)):
+            active = [step < own for own in steps]
+            losses = self.losses(index[step], counts[step], active)
+            self._step(losses, active)
             total += losses.detach()
-        steps = torch.tensor([len(index) for index, _ in plans], device=self.device)
-        means: list[float] = (total / steps).tolist()
+        means: list[float] = (total / torch.tensor(steps, device=self.device)).tolist()
         return means
 
     @torch.no_grad()
     def validation_logits(self) -> list[Tensor]:
         """Return logits `[m, C]` of each member's validation clips."""
-        self.module.eval()
-        parts = []
+        self.model.eval()
+        logits_of = vmap(self._logits)
         size = max(_LEAST_VALID, _VALID_ROWS // len(self.members))
-        for at in torch.split(self.valid, size, dim=1):
-            batch = self.task.features.batch(at)
-            parts.append(vmap(self._logits)(self._parameters(), self.buffers, batch))
+        with padding_is_zero():
+            parts = [
+                logits_of(self._parameters(), self.buffers, self._batch(at))
+                for at in torch.split(self.valid, size, dim=1)
+            ]
         logits = torch.cat(parts, 1)
         return [logits[row, : len(member.valid)] for row, member in enumerate(self.members)]
 
     def state(self, row: int) -> dict[str, Tensor]:
-        """Return a member's state dict, copied to the CPU."""
+        """Return the state dict of a member's `Prepared` module, copied to the CPU."""
         parameters = {
-            name: _turned(leaf.detach()[row]).cpu().clone(memory_format=torch.contiguous_format)
+            f"model.{name}": _turned(leaf.detach()[row]).cpu().clone(memory_format=torch.contiguous_format)
             for name, leaf in self.leaves.items()
         }
-        return {**parameters, **{name: self.buffers[name][row].cpu().clone() for name in self.stored}}
+        buffers = {f"model.{name}": self.buffers[name][row].cpu().clone() for name in self.stored}
+        statistics = {
+            f"{kind}_{name}": values[row].flatten().cpu().clone()
+            for name, both in self.statistics.items()
+            for kind, values in zip(("mean", "scale"), both, strict=True)
+        }
+        return {**statistics, **parameters, **buffers}
 
     def keep(self, rows: Sequence[int]) -> None:
         """Let all but these members leave."""
@@ -236,9 +226,12 @@ class Stack:
         at = torch.tensor(rows, device=self.device)
         self.leaves = {name: leaf.detach()[at].requires_grad_() for name, leaf in self.leaves.items()}
         self.optimizer.keep(rows, list(self.leaves.values()))
+        self.noise.keep(rows)
         self.buffers = {name: buffer[at] for name, buffer in self.buffers.items()}
-        self.valid, self.layouts = self.valid[at], {}
-        for name in ("members", "orders", "targets", "generators", "dropouts"):
+        self.statistics = {name: (mean[at], scale[at]) for name, (mean, scale) in self.statistics.items()}
+        for name in ("shares", "smoothing", "valid"):
+            setattr(self, name, getattr(self, name)[at])
+        for name in ("members", "orders"):
             setattr(self, name, [getattr(self, name)[row] for row in rows])
 
     def _build(self) -> tuple[list[Prepared], list[torch.Generator]]:
@@ -256,10 +249,27 @@ class Stack:
                 generators.append(generator)
         return modules, generators
 
-    def _check(self) -> None:
-        foreign = [m for m in self.module.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]  # noqa: SLF001 - the base of all of torch's
-        if foreign:
-            raise UnstackableError(f"{foreign[0]} draws its own noise")
+    def _plan(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Shuffle every member's clips; return them and what they count, `[S, M, B]`, and steps per member.
+
+        A member that has no batch left is given its first one again, which counts nothing.
+        """
+        plans = [
+            epoch_batches(member.train, member.settings.batch_size, order)
+            for member, order in zip(self.members, self.orders, strict=True)
+        ]
+        steps = [len(index) for index, _ in plans]
+        index = _padded([index for index, _ in plans]).transpose(0, 1)
+        missing = [max(steps) - own for own in steps]
+        counts = [F.pad(real, (0, 0, 0, less)) for (_, real), less in zip(plans, missing, strict=True)]
+        return index.to(self.device), torch.stack(counts, 1).to(self.device), steps
+
+    def _batch(self, at: Tensor) -> dict[str, Sequences]:
+        """Return clips `[M, B]` as batches of the members, standardised by each; padding is zero."""
+        batch = self.task.features.batch(at)
+        for name, (mean, scale) in self.statistics.items():
+            standardise_(batch[name], mean, scale)
+        return batch
 
     def _step(self, losses: Tensor, active: Sequence[bool]) -> None:
         gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()), allow_unused=True)
@@ -271,7 +281,7 @@ class Stack:
     def _call(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: dict[str, Sequences]
     ) -> Output:
-        out: Output = functional_call(self.module, (parameters, buffers), (batch,), tie_weights=False)
+        out: Output = functional_call(self.model, (parameters, buffers), (batch,), tie_weights=False)
         return out
 
     def _logits(
@@ -290,71 +300,6 @@ class Stack:
     ) -> Tensor:
         return loss_of(self._call(parameters, buffers, batch), target, weight)
 
-    def _noise(self, batch: dict[str, Sequences], active: Sequence[bool]) -> dict[str, Tensor]:
-        """Draw the noise of every dropout for every member that has clips in this step, as multipliers."""
-        if not self.dropouts[0]:
-            return {}
-        layout = self._layout(batch)
-        drawn = torch.zeros(len(self.members), sum(layout.words), dtype=torch.int64, device=self.device)
-        if self.device.type == "cpu":
-            for row, generator, acts in zip(drawn, self.generators, active, strict=True):
-                if acts:
-                    row.random_(-(2**63), None, generator=generator)
-        else:
-            drawn.random_(-(2**63), None, generator=self.generators[0])
-        kept = drawn.view(torch.int16) >= layout.threshold
-        multiplier = kept.float().mul_(layout.scale)  # a third of the time of torch.where
-        starts = [0, *accumulate(layout.words)]
-        return {
-            f"{name}.multiplier": multiplier[:, _WORD * start : _WORD * start + shape.numel()].view(
-                -1, *shape
-            )
-            for (name, shape), start in zip(layout.shapes.items(), starts[:-1], strict=True)
-        }
-
-    def _layout(self, batch: dict[str, Sequences]) -> Layout:
-        """Return the layout for batches of this shape, found by one pass of one member."""
-        signature = tuple(size for seq in batch.values() for size in seq.mask.shape[1:])
-        if signature not in self.layouts:
-            shapes = self._trace(batch)
-            words = [-(-shape.numel() // _WORD) for shape in shapes.values()]
-            repeats = torch.tensor([_WORD * count for count in words])
-            rows = [[each[name] for name in shapes] for each in self.dropouts]
-            threshold = torch.tensor([[d.threshold for d in row] for row in rows], dtype=torch.int16)
-            scale = torch.tensor([[d.scale for d in row] for row in rows])
-            self.layouts[signature] = Layout(
-                shapes,
-                words,
-                threshold.repeat_interleave(repeats, 1).to(self.device),
-                scale.repeat_interleave(repeats, 1).to(self.device),
-            )
-        return self.layouts[signature]
-
-    @torch.no_grad()
-    def _trace(self, batch: dict[str, Sequences]) -> dict[str, torch.Size]:
-        shapes: dict[str, torch.Size] = {}
-
-        def note(name: str, x: Tensor) -> None:
-            if name in shapes:
-                raise UnstackableError(f"the dropout {name} is used twice in one pass")
-            shapes[name] = x.shape
-
-        hooks = [
-            m.register_forward_pre_hook(lambda _, x, name=name: note(name, x[0]))
-            for name, m in _dropouts(self.module).items()
-        ]
-        try:
-            self.module.eval()({name: Sequences(seq.features[0], seq.mask[0]) for name, seq in batch.items()})
-        finally:
-            self.module.train()
-            for hook in hooks:
-                hook.remove()
-        return shapes
-
-
-def _dropouts(module: nn.Module) -> dict[str, Dropout]:
-    return {name: m for name, m in module.named_modules() if isinstance(m, Dropout) and m.rate > 0}
-
 
 def _turned(parameter: Tensor) -> Tensor:
     """Turn a matrix around; it lies in a stack as its gradient comes."""
@@ -364,4 +309,6 @@ def _turned(parameter: Tensor) -> Tensor:
 def _padded(parts: Sequence[Tensor]) -> Tensor:
     """Stack indices of unequal number, filled up with each one's first."""
     longest = max(len(part) for part in parts)
-    return torch.stack([torch.cat([part, part[:1].expand(longest - len(part))]) for part in parts])
+    return torch.stack(
+        [torch.cat([part, part[:1].expand(longest - len(part), *part.shape[1:])]) for part in parts]
+    )

@@ -222,17 +222,25 @@ def epoch_batches(train: Tensor, batch_size: int, order: torch.Generator) -> tup
 
 
 def loss_targets(targets: Targets, member: Member) -> tuple[Tensor, Tensor]:
-    """Return smoothed target probabilities `[n, C]` and clip weights `[n]` as a member's loss sees them.
+    """Return smoothed target probabilities `[n, C]` and clip weights `[n]` as a member's loss sees them."""
+    return weighed(targets, class_shares(targets, member), member.settings.label_smoothing)
+
+
+def class_shares(targets: Targets, member: Member) -> Tensor:
+    """Return what a clip of each class counts, `[C]`: 1.
 
     With class weights, a class counts inversely to its mass in the training part (mean weight 1).
     """
-    probs, weight, settings = targets.probs, targets.weight, member.settings
-    if settings.class_weights:
-        mass = probs[member.train.to(probs.device)].sum(0)
-        share = torch.where(mass > 0, mass.sum() / ((mass > 0).sum() * mass.clamp(min=1e-9)), 0.0)
-        weight = weight * (probs @ share)
-    smooth = settings.label_smoothing
-    return probs * (1 - smooth) + smooth / probs.shape[1], weight
+    if not member.settings.class_weights:
+        return torch.ones_like(targets.probs[0])
+    mass = targets.probs[member.train.to(targets.probs.device)].sum(0)
+    return torch.where(mass > 0, mass.sum() / ((mass > 0).sum() * mass.clamp(min=1e-9)), 0.0)
+
+
+def weighed(targets: Targets, share: Tensor, smoothing: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return smoothed targets and clip weights; `share` and `smoothing` broadcast against the targets."""
+    weight = targets.weight * (targets.probs * share).sum(-1)
+    return targets.probs * (1 - smoothing) + smoothing / targets.probs.shape[-1], weight
 
 
 def loss_of(output: Output, target: Tensor, weight: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ class MeanMLP(nn.Module):
         self.mlp = MLP(features, dim, dropout)
 
     def forward(self, sequences: Sequences) -> Tensor:
-        """Map `[B, T, D]` to `[B, h]`."""
-        out: Tensor = self.mlp(masked_mean(sequences))
+        """Map `[B, T, D]`, padding zeroed, to `[B, h]`."""
+        out: Tensor = self.mlp(masked_mean(sequences, zeroed=True))
         return out
 
 
@@ -101,13 +101,14 @@ class AttentionFusion(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Map a batch of sequences to logits `[B, C]`."""
         hidden = [self._encode(name, seq) for name, seq in complete(batch, self.inputs).items()]
-        weights = self.weights(self.mlp(torch.cat(hidden, -1)))
-        fused = (torch.stack(hidden, -1) * weights.unsqueeze(1)).sum(-1)
+        joined = torch.cat(hidden, -1)
+        weights = self.weights(self.mlp(joined))
+        fused = (joined.unflatten(-1, (len(hidden), -1)) * weights.unsqueeze(-1)).sum(-2)
         return Output(self.head(fused))
 
     def _encode(self, name: str, sequences: Sequences) -> Tensor:
-        present = sequences.mask.any(1, keepdim=True)
-        return torch.where(present, self.encoders[name](sequences), 0.0)
+        encoded: Tensor = self.encoders[name](sequences)
+        return encoded * sequences.mask.any(1, keepdim=True).to(encoded.dtype)
 
 
 ENCODERS: Mapping[str, type[MeanMLP | LastState]] = {"utt": MeanMLP, "frame": LastState}

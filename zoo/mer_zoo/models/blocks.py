@@ -5,7 +5,9 @@ no writing into an input. Shapes: B clips, T frames, D features, d hidden units.
 frame.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 
 import torch
@@ -16,6 +18,21 @@ from mer_featurestore.records import MODALITIES
 from mer_zoo.contract import Batch, Sequences
 
 _LOWEST = -(2**15)  # of int16 noise
+_ZEROED = ContextVar("zeroed", default=False)
+
+
+@contextmanager
+def padding_is_zero() -> Iterator[None]:
+    """Promise that the batch a model is given within is zero wherever its mask is False.
+
+    Who prepares batches knows whether anything is missing and can zero it in place; for the model, that
+    cannot look at values, it is a pass over all features.
+    """
+    token = _ZEROED.set(True)
+    try:
+        yield
+    finally:
+        _ZEROED.reset(token)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -37,17 +54,25 @@ def complete(batch: Batch, inputs: Mapping[str, int]) -> dict[str, Sequences]:
         else:
             features = some.features.new_zeros((some.features.shape[0], 1, inputs[name]))
             mask = some.mask.new_zeros(features.shape[:2])
-        found[name] = Sequences(torch.where(mask.unsqueeze(-1), features, 0.0), mask)
+        if not _ZEROED.get():
+            features = torch.where(mask.unsqueeze(-1), features, 0.0)
+        found[name] = Sequences(features, mask)
     return found
 
 
-def masked_mean(sequences: Sequences) -> Tensor:
-    """Mean `[B, D]` over real frames; zero for a clip that has none."""
+def masked_mean(sequences: Sequences, *, zeroed: bool = False) -> Tensor:
+    """Mean `[B, D]` over real frames; zero for a clip that has none.
+
+    Args:
+        sequences: `[B, T, D]`.
+        zeroed: Whether padding is zero already, as `complete` leaves it.
+    """
     features, mask = sequences
+    if not zeroed:
+        features = torch.where(mask.unsqueeze(-1), features, 0.0)
     if features.shape[1] == 1:  # a single vector is its own mean
-        return torch.where(mask, features[:, 0], 0.0)
-    total = torch.where(mask.unsqueeze(-1), features, 0.0).sum(1)
-    return total / mask.sum(1, keepdim=True).clamp(min=1)
+        return features[:, 0]
+    return features.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -102,11 +127,16 @@ class Dropout(nn.Module):
             return x * self.multiplier
         if self.rate == 0:
             return x
-        return x * (draw_noise(x.shape, x.device) >= self.threshold).to(x.dtype).mul_(self.scale)
+        return x * multipliers(draw_noise(x.shape, x.device), self.threshold, self.scale).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Show the rate."""
         return f"rate={self.rate}"
+
+
+def multipliers(noise: Tensor, threshold: Tensor | float, scale: Tensor | float) -> Tensor:
+    """Return what elements are multiplied with, float32: `scale`, or 0 where noise is below `threshold`."""
+    return noise.float().ge_(threshold).mul_(scale)  # as a bool it would take three times as long
 
 
 def draw_noise(

@@ -34,7 +34,7 @@ class LogisticRegression(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Map a batch of sequences to logits `[B, C]`."""
-        means = [masked_mean(seq) for seq in complete(batch, self.inputs).values()]
+        means = [masked_mean(seq, zeroed=True) for seq in complete(batch, self.inputs).values()]
         if self.normalize:
             means = [F.layer_norm(x, x.shape[-1:]) for x in means]
         return Output(self.head(self.dropout(torch.cat(means, -1))))

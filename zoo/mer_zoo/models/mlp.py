@@ -38,5 +38,5 @@ class Probe(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Map a batch of sequences to logits `[B, C]`."""
-        means = [masked_mean(seq) for seq in complete(batch, self.inputs).values()]
+        means = [masked_mean(seq, zeroed=True) for seq in complete(batch, self.inputs).values()]
         return Output(self.head(self.dropout(self.encoder(torch.cat(means, -1)))))
