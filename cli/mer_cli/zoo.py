@@ -7,6 +7,10 @@ from mer_cli.app import LazyGroup
 COMMANDS = {
     "models": ("mer_cli.commands.models:models", "List fusion models and their parameters."),
     "train": ("mer_cli.commands.train:train", "Train a model over K folds from a feature store."),
+    "probe-layers": (
+        "mer_cli.commands.probe_layers:probe_layers",
+        "Say which layers of an encoder know the emotion.",
+    ),
     "search": ("mer_cli.commands.search:search", "Search a model's settings and train the best."),
     "align": ("mer_cli.commands.align:align", "Bring visual features into the space of acoustic ones."),
     "runs": ("mer_cli.commands.runs:runs", "List runs with their scores."),
