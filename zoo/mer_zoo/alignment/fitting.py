@@ -150,6 +150,8 @@ def apply(head: Head, rows: Rows, index: Tensor, device: torch.device | str = "c
 
 def _watch(head: Head, views: Views, device: torch.device) -> float:
     given = apply(head, views.visual, views.valid, device)
+    if not bool(given.isfinite().all()):
+        raise Diverged("the head's output is no longer finite", "lower --lr, or look at the features")
     return ahead(given.numpy(), views.acoustic.take(views.valid).numpy())
 
 

@@ -50,7 +50,7 @@ def find_space(store: "Store", name: str) -> "FeatureSpace":
     """
     found = next((n for n in (name, f"{name}-UTT") if n in store.features), None)
     if found is None:
-        near = suggest(name, store.features)
+        near = suggest(name, {*store.features, *(space.removesuffix("-UTT") for space in store.features)})
         near = f"{near}, or " if near.startswith("did you mean") else ""
         remedy = f"{near}extract it: mer-fs extract --plugin {name.removesuffix('-UTT')}"
         raise UnknownName("feature space", name, store.features, remedy)

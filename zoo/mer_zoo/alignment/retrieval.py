@@ -152,6 +152,6 @@ def _same(
 
 
 def _normal(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     unit: NDArray[np.float32] = (rows / np.where(length > 0, length, 1)).astype(np.float32)
     return unit

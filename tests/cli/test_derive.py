@@ -1,0 +1,149 @@
+"""`mer-fs derive` and `mer-zoo align`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from mer_cli import fs, zoo
+from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
+
+N = 120
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return a store whose `clip-vit-large-UTT` and `hubert-large-lora-UTT` show the same hidden numbers."""
+    random = np.random.default_rng(0)
+    store = Store.create(tmp_path / "store")
+    split = ["train" if i % 4 == 0 else "unlabeled" for i in range(N)]
+    store.clips.add(
+        Clip(key=f"c{i:03d}", split=s, speaker=f"{s}{i % 7}", video="v", audio="a")
+        for i, s in enumerate(split)
+    )
+    hidden = random.normal(size=(N, 4))
+    facts: tuple[tuple[str, Any, tuple[int, ...]], ...] = (
+        ("clip-vit-large-UTT", "video", (9,)),
+        ("hubert-large-lora-UTT", "audio", (7,)),
+        ("deep-UTT", "audio", (3, 5)),
+    )
+    for name, modality, shape in facts:
+        rows = (hidden @ random.normal(size=(4, int(np.prod(shape))))).reshape(N, *shape)
+        spec = SpaceSpec(name=name, modality=modality, level="utt", row_shape=shape, made_by={"plugin": name})
+        with store.features.writer(spec) as writer:
+            for i, row in enumerate(rows):
+                writer.add(f"c{i:03d}", row)
+    spec = SpaceSpec(name="x-FRA", modality="audio", level="frame", row_shape=(2,), made_by={"plugin": "x"})
+    with store.features.writer(spec) as writer:
+        writer.add("c000", np.array([[0.0, 1], [2, 3]]))
+    store.labels.add(
+        LabelLayer.human("gold", ("a", "b"), {f"c{i:03d}": "ab"[i // 4 % 2] for i in range(0, N, 4)})
+    )
+    return store
+
+
+def run(store: Store, program: str, *words: str) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(
+        {"mer-fs": fs.main, "mer-zoo": zoo.main}[program], [*words, "--store", store.url]
+    )
+
+
+def test_derive_and_again(store: Store) -> None:
+    """The first run says what it did, the second that nothing is to do; what was fitted is an adapter."""
+    words = ("derive", "clip-vit-large-UTT", "--pca", "3", "--whiten", "--as", "small")
+    first = run(store, "mer-fs", *words)
+    assert first.exit_code == 0, first.output
+    assert f"{N} clips into small-UTT: rows of 3, from clip-vit-large-UTT." in first.stdout
+    assert "by adapter small" in first.stdout
+    again = run(store, "mer-fs", *words)
+    assert again.stdout.startswith(f"Nothing to do: {N} clips of clip-vit-large-UTT are in small-UTT.")
+    assert json.loads(run(store, "mer-fs", *words, "--json").stdout)["there"] == N
+    assert "adapters/small" in run(store, "mer-fs", "lineage", "features/small-UTT").stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "row"),
+    [
+        ("deep-UTT", ("--layers", "0-1"), [5]),
+        ("deep-UTT", ("--layers", "weighted:1,0,2"), [5]),
+        ("x-FRA", ("--pool", "mean-std"), [4]),
+        ("clip-vit-large-UTT", ("--standardize", "--fit-on", "train"), [9]),
+    ],
+)
+def test_every_way_to_derive(store: Store, source: str, words: tuple[str, ...], row: list[int]) -> None:
+    """Layers, pooling and standardisation work as typed, and say so in JSON."""
+    found = json.loads(run(store, "mer-fs", "derive", source, *words, "--as", "new", "--json").stdout)
+    assert (found["space"], found["row_shape"]) == ("new-UTT", row)
+    assert found["added"] == len(store.features[source])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "say one of --adapter, --pca"),
+        (("--pool", "mean", "--pca", "2"), "say one of"),
+        (("--pool", "mean", "--whiten"), "--whiten goes with --pca"),
+        (("--pool", "mean", "--fit-on", "train"), "--fit-on goes with"),
+        (("--adapter", "nobody"), "no adapter named 'nobody'"),
+        (("--pca", "3", "--fit-on", "tset"), "no split named 'tset'"),
+    ],
+)
+def test_what_derive_refuses(store: Store, words: tuple[str, ...], told: str) -> None:
+    """Options that contradict each other and names that do not exist are told in one line."""
+    found = run(store, "mer-fs", "derive", "clip-vit-large-UTT", *words, "--as", "new")
+    assert found.exit_code != 0
+    assert told in found.stderr
+
+
+def test_align_as_the_issue_types_it(store: Store) -> None:
+    """A plugin's name means its space; retrieval, gains and the probe are shown; derive writes the space."""
+    words = (
+        "align", "clip-vit-large", "--to", "hubert-large-lora-UTT", "--split", "unlabeled",
+        "--as", "clip-aligned", "--epochs", "30", "--lr", "0.01", "--labels", "gold",
+    )  # fmt: skip
+    found = run(store, "mer-zoo", *words)
+    assert found.exit_code == 0, found.output
+    assert "clip-vit-large-UTT to hubert-large-lora-UTT" in found.stdout
+    for told in (
+        "R@10",
+        "chance",
+        "above random",
+        "probe of",
+        "adapter clip-aligned, on record as alignment-1",
+    ):
+        assert told in found.stdout
+    derived = run(
+        store, "mer-fs", "derive", "clip-vit-large-UTT", "--adapter", "clip-aligned", "--as", "clip-aligned"
+    )
+    assert derived.stdout.startswith(f"Nothing to do: {N} clips")  # --labels derived it
+    shown = run(store, "mer-fs", "adapters", "show", "clip-aligned")
+    assert shown.exit_code == 0, shown.output
+    assert "clip-aligned" in run(store, "mer-fs", "adapters").stdout
+    again = run(store, "mer-zoo", *words)
+    assert again.exit_code == 1
+    assert "choose another name" in again.stderr
+
+
+def test_align_in_json(store: Store) -> None:
+    """`--json` has the metrics as they are on record."""
+    words = (
+        "clip-vit-large-UTT",
+        "--to",
+        "hubert-large-lora",
+        "--as",
+        "a",
+        "--loss",
+        "cosine",
+        "--epochs",
+        "2",
+    )
+    found = json.loads(run(store, "mer-zoo", "align", *words, "--held-out", "train", "--json").stdout)
+    store.refresh()
+    recorded = store.runs[found["record"]].json("metrics.json")
+    assert found["retrieval"] == recorded["retrieval"]
+    assert found["settings"]["loss"] == "cosine"
+    assert found["held_out"] == "train"
