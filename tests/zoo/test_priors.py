@@ -210,6 +210,32 @@ def test_an_expert_decides_what_it_is_expert_in() -> None:
         VOTES["weighted"].function(ballot, weights={"a": {"z": -1}})
 
 
+def test_shares_are_estimated_as_calibration_was_learned() -> None:
+    """Means over folds are too modest for what is learned on single folds: these speak, where they are known.
+
+    Each of five folds sees evidence of its own. Their mean, taken for one fold's word, misleads EM; what the
+    folds say one by one does not.
+    """
+    far = {"single": [], "mean": []}
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        held_label, held = draw(rng, TRAIN, 1500, 1)
+        label, folds = draw(rng, SHIFTED, 1500, 5)
+        keys, there = tuple(map(str, range(1500))), np.ones((1, 1500), np.bool_)
+        held_out = HeldOut(Ballot(("m",), tuple("wxyz"), keys, held, there), held_label, held_label >= 0)
+        mean = folds.mean(0, keepdims=True)
+        for name, single in (("single", folds), ("mean", None)):
+            ballot = Ballot(("m",), tuple("wxyz"), keys, mean, there, held_out, single)
+            facts = VOTES["prior"].function(ballot).facts
+            estimate = np.array([facts["prior"][c] for c in "wxyz"])
+            far[name].append(total_variation(estimate, class_shares(label, C)))
+            assert facts["apart"] == pytest.approx(
+                total_variation(estimate, [facts["bbse"][c] for c in "wxyz"])
+            )
+    assert max(far["single"]) < 0.05
+    assert np.mean(far["mean"]) > 2 * np.mean(far["single"])
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, toy: object) -> Store:
     """Return a store with a run `a`, and a layer `truth` with labels of unlabelled clips."""
@@ -238,6 +264,18 @@ def test_priors_of_a_split(trained: Store, tmp_path: object) -> None:
     assert again.distances() == {}
 
 
+def test_what_folds_say_is_kept_when_asked(trained: Store) -> None:
+    """One table for each fold, whose mean is the prediction; an out-of-fold prediction is each fold's."""
+    said = predict(trained, "a", by_fold=True)
+    assert said.single.shape == (3, *said.probs.shape)
+    np.testing.assert_allclose(said.single.mean(0), said.probs, atol=1e-6)
+    own = said.origin == 0
+    assert (said.single[:, own] == said.probs[own]).all()
+    assert not (said.single[0, ~own] == said.probs[~own]).all()
+    with pytest.raises(ValueError, match="by_fold"):
+        _ = predict(trained, "a").single
+
+
 def test_predictions_are_corrected(trained: Store) -> None:
     """New clips are calibrated and moved to the estimated shares; out-of-fold predictions stay."""
     plain = predict(trained, "a")
@@ -246,6 +284,9 @@ def test_predictions_are_corrected(trained: Store) -> None:
     np.testing.assert_array_equal(found.probs[own], plain.probs[own])
     assert not np.array_equal(found.probs[~own], plain.probs[~own])
     np.testing.assert_allclose(found.probs.sum(1), 1, atol=1e-5)
+    each = corrected(trained, predict(trained, "a", by_fold=True), calibrate="bcts", prior_split="unlabeled")
+    np.testing.assert_array_equal(each.probs[own], plain.probs[own])
+    np.testing.assert_allclose(each.probs.sum(1), 1, atol=1e-5)
     same = corrected(trained, plain)
     np.testing.assert_array_equal(same.probs, plain.probs)
 

@@ -28,6 +28,9 @@ class Ballot:
         probs: float32 `[M, n, C]`; rows of a member that abstains are ignored.
         cast: bool `[M, n]`, False where a member has no features of a clip and abstains.
         held_out: The same members on labelled clips they had not seen; None where there are none.
+        single: float32 `[J, n, C]`, the members' mean by one fold of each, J times. `probs` are means over
+            folds and less extreme than the held-out ones, which one fold has said: what is learned on these
+            holds for `single`. None where `probs` are such themselves.
     """
 
     members: tuple[str, ...]
@@ -36,12 +39,15 @@ class Ballot:
     probs: NDArray[np.float32]
     cast: NDArray[np.bool_]
     held_out: "HeldOut | None" = None
+    single: NDArray[np.float32] | None = None
 
     def take(self, where: NDArray[Any], held_out: "HeldOut | None" = None) -> "Ballot":
         """Return the clips where `where` is true (or at these positions), with other held-out clips."""
         at = np.arange(len(self.keys))[where]
         keys = tuple(self.keys[i] for i in at)
-        return Ballot(self.members, self.classes, keys, self.probs[:, at], self.cast[:, at], held_out)
+        probs, cast = self.probs[:, at], self.cast[:, at]
+        single = None if self.single is None else self.single[:, at]
+        return Ballot(self.members, self.classes, keys, probs, cast, held_out, single)
 
     @cached_property
     def votes(self) -> NDArray[np.int16]:
@@ -51,10 +57,15 @@ class Ballot:
     @cached_property
     def mean(self) -> NDArray[np.float32]:
         """float32 `[n, C]`: mean probabilities of the members that do not abstain; zeros where all do."""
-        weight = self.cast[:, :, None] / np.maximum(self.cast.sum(0), 1)[None, :, None]
-        # Added in sorted order: the order of the members must not show, not even in the last bit.
-        mean: NDArray[np.float32] = np.sort(self.probs * weight, axis=0).sum(0).astype(np.float32)
-        return mean
+        return mean_of(self.probs, self.cast)
+
+
+def mean_of(probs: NDArray[np.float32], cast: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the mean `[n, C]` of probabilities `[M, n, C]` over the members that cast a vote `[M, n]`."""
+    weight = cast[:, :, None] / np.maximum(cast.sum(0), 1)[None, :, None]
+    # Added in sorted order: the order of the members must not show, not even in the last bit.
+    mean: NDArray[np.float32] = np.sort(probs * weight, axis=0).sum(0).astype(np.float32)
+    return mean
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.errors import BadInput
-from mer_zoo.ballots import Ballot, HeldOut
+from mer_zoo.ballots import Ballot, HeldOut, mean_of
 from mer_zoo.bootstrap import Interval
 from mer_zoo.calibration import Calibrator, cross_fit, fit_calibrator, log_loss
 from mer_zoo.errors import ZooError
@@ -263,18 +263,23 @@ def collect(
     place = {key: i for i, key in enumerate(keys)}
     probs = np.zeros((len(runs), len(keys), len(classes)), np.float32)
     cast = np.zeros((len(runs), len(keys)), np.bool_)
+    most = max(run.config.fold_count for run in runs)
+    single = np.zeros((most, *probs.shape), np.float32)
     found = {}
     for m, run in enumerate(runs):
         columns = _columns_of(run, classes)
-        predicted = predict(store, run, keys=keys, device=device)
-        at, said = np.array([place[key] for key in predicted.keys]), predicted.probs
+        predicted = predict(store, run, keys=keys, by_fold=True, device=device)
+        at, said, folds = np.array([place[key] for key in predicted.keys]), predicted.probs, predicted.single
         if method != "none":
             found[run.name] = calibrate(store, run, method)
-            said = found[run.name].calibrator(said)
+            said, folds = found[run.name].calibrator(said), found[run.name].calibrator(folds)
         probs[m, at], cast[m, at] = said[:, columns], True
+        for j in range(most):
+            single[j, m, at] = folds[j % len(folds)][:, columns]
     names = tuple(f"runs/{run.name}" for run in runs)
     held = collect_held_out(store, runs, classes, method=method)
-    return Ballot(names, classes, tuple(keys), probs, cast, held), found
+    means = np.stack([mean_of(each, cast) for each in single])
+    return Ballot(names, classes, tuple(keys), probs, cast, held, means), found
 
 
 def collect_held_out(

@@ -13,7 +13,7 @@ from mer_featurestore.errors import UnknownName
 from mer_zoo.data import load_features
 from mer_zoo.devices import find_device
 from mer_zoo.errors import ZooError
-from mer_zoo.prepared import mean_probs
+from mer_zoo.prepared import logits_of
 from mer_zoo.registry import find_model
 from mer_zoo.runs import MEAN_OF_FOLDS, OUT_OF_FOLD, Predictions, Run, find_run
 from mer_zoo.spaces import guard
@@ -31,6 +31,7 @@ def predict(
     split: str | None = None,
     *,
     keys: Sequence[str] | None = None,
+    by_fold: bool = False,
     device: str = "auto",
 ) -> Predictions:
     """Return class probabilities of a split's clips, or of the clips named.
@@ -43,6 +44,7 @@ def predict(
         run: A run, or its name.
         split: Predict its clips; None with `keys` None predicts all clips.
         keys: Clips to predict instead.
+        by_fold: Whether to keep what each fold says.
         device: torch device, or `auto`.
 
     Raises:
@@ -53,7 +55,7 @@ def predict(
     run = find_run(store, run) if isinstance(run, str) else run
     guard(store, run.config.inputs, run.name)
     asked = _asked(store, split, keys)
-    probs, there = _mean_of_folds(store, run, asked, find_device(device))
+    each, probs, there = _said(store, run, asked, find_device(device))
     if not there.any():
         raise ZooError(
             f"none of the {len(asked)} clips has features in "
@@ -61,7 +63,7 @@ def predict(
             "extract them: mer-fs extract --plugin …",
         )
     origin = np.full(len(asked), MEAN_OF_FOLDS, np.uint8)
-    _put_out_of_fold(run, asked, probs, origin)
+    _put_out_of_fold(run, asked, (probs, *each), origin)
     return Predictions(
         run.name,
         tuple(key for key, kept in zip(asked, there, strict=True) if kept),
@@ -69,6 +71,7 @@ def predict(
         probs[there],
         origin[there],
         tuple(key for key, kept in zip(asked, there, strict=True) if not kept),
+        each[:, there] if by_fold else None,
     )
 
 
@@ -96,12 +99,14 @@ def _asked(store: "Store", split: str | None, keys: Sequence[str] | None) -> lis
     return asked
 
 
-def _mean_of_folds(
+def _said(
     store: "Store", run: Run, keys: Sequence[str], device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Return what each fold says `[K, n, C]`, its mean `[n, C]`, and which clips have features."""
     modules = [module.to(device) for module in run.modules()]
     pooled = not find_model(run.config.model).frames
     probs = np.zeros((len(keys), len(run.config.classes)), np.float32)
+    each = np.zeros((len(modules), *probs.shape), np.float32)
     there = np.zeros(len(keys), np.bool_)
     for first in range(0, len(keys), _CHUNK):
         part = slice(first, first + _CHUNK)
@@ -109,15 +114,19 @@ def _mean_of_folds(
         there[part] = features.present.numpy()
         at = np.flatnonzero(there[part])
         if len(at):
-            probs[first + at] = mean_probs(modules, features.to(device), torch.from_numpy(at).to(device))
-    return probs, there
+            placed, index = features.to(device), torch.from_numpy(at).to(device)
+            said = torch.stack([logits_of(module, placed, index).softmax(-1) for module in modules])
+            each[:, first + at], probs[first + at] = said.cpu().numpy(), said.mean(0).cpu().numpy()
+    return each, probs, there
 
 
 def _put_out_of_fold(
-    run: Run, keys: Sequence[str], probs: NDArray[np.float32], origin: NDArray[np.uint8]
+    run: Run, keys: Sequence[str], tables: Sequence[NDArray[np.float32]], origin: NDArray[np.uint8]
 ) -> None:
     stored = run.predictions
     own = {key: i for i, key in enumerate(stored.keys) if stored.origin[i] == OUT_OF_FOLD}
     for i, key in enumerate(keys):
         if key in own:
-            probs[i], origin[i] = stored.probs[own[key]], OUT_OF_FOLD
+            origin[i] = OUT_OF_FOLD
+            for probs in tables:
+                probs[i] = stored.probs[own[key]]

@@ -130,17 +130,17 @@ def priors(
     if resamples < 1:
         raise ZooError(f"{resamples} bootstrap samples", "use 1 or more")
     run = find_run(store, run) if isinstance(run, str) else run
-    held, predicted = out_of_fold(store, run), predict(store, run, split, device=device)
+    held, predicted = out_of_fold(store, run), predict(store, run, split, by_fold=True, device=device)
     new = predicted.origin == MEAN_OF_FOLDS
     if not new.any():
         raise ZooError(f"run {run.name!r} was validated on all clips of {split!r}", "choose another --split")
     keys = [key for key, there in zip(predicted.keys, new, strict=True) if there]
-    train, calibrated, em, black_box = _estimate(held, predicted.probs[new], calibrate, resamples, seed)
+    train, calibrated, em, black_box = _estimate(held, predicted.single[:, new], calibrate, resamples, seed)
     share, known = _truth(store, truth, keys, run.config.classes) if truth else (None, 0)
     return Priors(
         run=run.name, split=split, classes=run.config.classes, n=len(keys), held=len(held.label),
         method=calibrate, train=train, mean=calibrated, em=em, bbse=black_box, truth=share, known=known,
-        notices=_notices(run, keys),
+        notices=_notices(run, keys, em, black_box),
     )  # fmt: skip
 
 
@@ -154,9 +154,9 @@ def corrected(
 ) -> Predictions:
     """Calibrate predictions, and with `prior_split` correct them for the class shares estimated there by EM.
 
-    The correction adds log(estimated share / training share) to the logits. Out-of-fold predictions are left
-    as they
-    are: they are what calibration is fitted on, and come from the training shares.
+    The correction adds log(estimated share / training share) to the logits of each fold, where the
+    predictions hold these (`predict(…, by_fold=True)`), else of their mean. Out-of-fold predictions are left
+    as they are: they are what calibration is fitted on, and come from the training shares.
 
     Raises:
         UnknownName: No such run, split or calibration.
@@ -168,14 +168,16 @@ def corrected(
     probs = calibrator(predictions.probs)
     if prior_split is not None:
         train = class_shares(held.label, len(run.config.classes))
-        there = predict(store, run, prior_split, device=device)
+        there = predict(store, run, prior_split, by_fold=True, device=device)
         new = there.origin == MEAN_OF_FOLDS
         if not new.any():
             raise ZooError(
                 f"run {run.name!r} was validated on all clips of {prior_split!r}",
                 "choose another --prior-split",
             )
-        probs = adjust(probs, train, em_prior(calibrator(there.probs[new]), train)).astype(np.float32)
+        share = em_prior(calibrator(there.single[:, new]).reshape(-1, len(train)), train)
+        folds = predictions.probs[None] if predictions.folds is None else predictions.folds
+        probs = adjust(calibrator(folds), train, share).mean(0).astype(np.float32)
     own = (predictions.origin != MEAN_OF_FOLDS)[:, None]
     return replace(predictions, probs=np.where(own, predictions.probs, probs))
 
@@ -183,22 +185,24 @@ def corrected(
 def _estimate(
     held: OutOfFold, probs: NDArray[np.float32], method: str, resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Estimate, Estimate]:
-    C = probs.shape[1]
+    """Estimate from what each fold says `[K, n, C]`; in a resample one fold, drawn, speaks for a clip."""
+    K, n, C = probs.shape
     train = class_shares(held.label, C)
-    calibrated = fit_calibrator(held.probs, held.label, method)(probs)
+    calibrated = fit_calibrator(held.probs, held.label, method)(probs).reshape(-1, C)
     em = em_prior(calibrated, train)
-    held_guess, guess = held.probs.argmax(1), probs.argmax(1)
-    black_box = bbse(held.label, held_guess, guess, C)
+    held_guess, guess = held.probs.argmax(1), probs.argmax(2)
+    black_box = bbse(held.label, held_guess, guess.ravel(), C)
     rng = np.random.default_rng(seed)
     draws = np.zeros((2, resamples, C))
     for r in range(resamples):
         at = rng.integers(0, len(held.label), len(held.label))
-        often = rng.multinomial(len(probs), np.full(len(probs), 1 / len(probs))).astype(np.float64)
+        often = rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64)
+        fold = rng.integers(0, K, n), np.arange(n)
         label = held.label[at]
         shares = class_shares(label, C)
-        again = fit_calibrator(held.probs[at], label, method)(probs)
+        again = fit_calibrator(held.probs[at], label, method)(probs[fold])
         draws[0, r] = em_prior(again, shares, weight=often, start=_inside(em, shares), tolerance=_ROUGH)
-        draws[1, r] = bbse(label, held_guess[at], guess, C, weight=often)
+        draws[1, r] = bbse(label, held_guess[at], guess[fold], C, weight=often)
     low, high = np.percentile(draws, (50 * (1 - LEVEL), 50 * (1 + LEVEL)), axis=1)
     found = [Estimate(share=s, low=low[i], high=high[i]) for i, s in enumerate((em, black_box))]
     return train, calibrated.mean(0, dtype=np.float64), found[0], found[1]
@@ -225,9 +229,16 @@ def _truth(
     return class_shares(label, len(classes)), len(label)
 
 
-def _notices(run: Run, keys: Sequence[str]) -> tuple[str, ...]:
+def _notices(run: Run, keys: Sequence[str], em: Estimate, black_box: Estimate) -> tuple[str, ...]:
+    told = []
+    apart = (em.low > black_box.high) | (black_box.low > em.high)
+    if apart.any():
+        named = ", ".join(name for name, far in zip(run.config.classes, apart, strict=True) if far)
+        told.append(f"the intervals of EM and BBSE do not meet ({named}): trust neither estimate")
     learned = len(set(run.config.pseudo) & set(keys))
-    if not learned:
-        return ()
-    told = f"{learned} of these clips trained the run with a pseudo-label, and it is too sure of them"
-    return (f"{told}; a run trained on human labels alone estimates better",)
+    if learned:
+        told.append(
+            f"{learned} of these clips trained the run with a pseudo-label, and it is too sure of them; "
+            "a run trained on human labels alone estimates better"
+        )
+    return tuple(told)

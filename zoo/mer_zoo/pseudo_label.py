@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mer_featurestore.labels import Resolved
 
 PSEUDO = 1
+DOUBTFUL = 0.2  # total variation between two estimates of class shares from which on a person is told
 
 
 class NothingKept(ZooError):
@@ -159,7 +160,7 @@ def pseudo_label(
     )
     told = f"{name} over {resolved.name}: kept {kept} of {len(clips)} clips of {split}"
     store.labels.add(layer, command=command, message=message or told)
-    return Round(layer, resolved.name, len(clips), kept, layer.counts(), human, _notices(split))
+    return Round(layer, resolved.name, len(clips), kept, layer.counts(), human, _notices(split, verdict))
 
 
 def _columns(ballot: Ballot, verdict: Verdict, selection: Selection) -> dict[str, Any]:
@@ -198,6 +199,13 @@ def _candidates(store: "Store", split: str, resolved: "Resolved") -> "tuple[list
     return open_, len(clips) - len(open_)
 
 
-def _notices(split: str) -> tuple[str, ...]:
-    told = "these are test clips: a model trained on this layer leaves them out"
-    return (told,) if split == TEST else ()
+def _notices(split: str, verdict: Verdict) -> tuple[str, ...]:
+    told = []
+    if split == TEST:
+        told.append("these are test clips: a model trained on this layer leaves them out")
+    if verdict.facts.get("apart", 0.0) > DOUBTFUL:
+        told.append(
+            f"the class shares estimated by EM and by BBSE are {verdict.facts['apart']:.2f} apart (total "
+            "variation): look at mer-zoo priors before you trust this vote"
+        )
+    return tuple(told)

@@ -148,6 +148,7 @@ class Predictions:
         probs: float32 `[n, C]`.
         origin: uint8 `[n]`: 0 = by the fold that had not seen the clip, 1 = mean of all folds' probabilities.
         missing: Keys that were asked for and have no features at all.
+        folds: float32 `[K, n, C]`, what each fold says; an out-of-fold prediction K times. None unless asked.
     """
 
     run: str
@@ -156,11 +157,27 @@ class Predictions:
     probs: NDArray[np.float32]
     origin: NDArray[np.uint8]
     missing: tuple[str, ...] = ()
+    folds: NDArray[np.float32] | None = None
 
     @property
     def labels(self) -> list[str]:
         """The likeliest class of each clip."""
         return [self.classes[i] for i in self.probs.argmax(1)]
+
+    @property
+    def single(self) -> NDArray[np.float32]:
+        """What each fold says, float32 `[K, n, C]`.
+
+        Calibration and confusion are learned from out-of-fold predictions, and one fold made each of those.
+        They hold for single folds on new clips too, and not for the mean of all, which is less extreme and
+        more often right.
+
+        Raises:
+            ValueError: The predictions were made without `by_fold`.
+        """
+        if self.folds is None:
+            raise ValueError("predict with by_fold=True")
+        return self.folds
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat record per clip: `key`, `label`, `confidence`, `p_<class>` …, `origin`."""

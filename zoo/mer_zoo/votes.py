@@ -16,7 +16,7 @@ from mer_zoo.ballots import ABSTAINS, Ballot, Verdict, Vote
 from mer_zoo.calibration import fit_calibrator
 from mer_zoo.dawid_skene import dawid_skene
 from mer_zoo.errors import ZooError
-from mer_zoo.label_shift import adjust, class_shares, em_prior
+from mer_zoo.label_shift import adjust, bbse, class_shares, em_prior, total_variation
 
 _EQUAL = 1e-9
 
@@ -66,8 +66,9 @@ def weighted(ballot: Ballot, *, weights: Mapping[str, Mapping[str, float]] | Non
 def prior(ballot: Ballot, *, prior: Mapping[str, float] | None = None, calibrate: str = "bcts") -> Verdict:
     """Mean probabilities, calibrated and corrected for the class shares of the clips that are voted on.
 
-    The mean is calibrated on held-out clips, the shares are estimated by EM from the calibrated means (see
-    `mer_zoo.label_shift`), and every probability is multiplied by estimated / training share.
+    The mean is calibrated on held-out clips, which one fold has judged, and so is what single folds say of
+    the clips in question. From that the shares are estimated by EM (see `mer_zoo.label_shift`), and every
+    probability is multiplied by estimated / training share; the verdict is the mean over folds.
 
     Args:
         ballot: What is voted on; it needs held-out clips.
@@ -88,17 +89,22 @@ def prior(ballot: Ballot, *, prior: Mapping[str, float] | None = None, calibrate
     train = class_shares(held.label[known], len(ballot.classes))
     calibrator = fit_calibrator(held.ballot.mean[known], held.label[known], calibrate)
     voted = np.asarray(ballot.cast.any(0))
-    probs = np.where(voted[:, None], calibrator(ballot.mean), 0.0)
-    estimated = (
-        _shares(ballot.classes, prior) if prior else em_prior(probs[voted], train) if voted.any() else train
-    )
-    corrected = np.where(voted[:, None], adjust(probs, train, estimated), 0.0).astype(np.float32)
-    facts = {
-        "train_prior": _named(ballot.classes, train),
-        "prior": _named(ballot.classes, estimated),
-        "estimated": not prior,
-        "calibrator": calibrator.to_json(),
-    }
+    said = ballot.mean[None] if ballot.single is None else ballot.single
+    probs = calibrator(said)
+    facts: dict[str, Any] = {"train_prior": _named(ballot.classes, train), "calibrator": calibrator.to_json()}
+    if prior:
+        estimated = _shares(ballot.classes, prior)
+    elif not voted.any():
+        estimated = train
+    else:
+        C = len(ballot.classes)
+        estimated = em_prior(probs[:, voted].reshape(-1, C), train)
+        guesses = said[:, voted].reshape(-1, C).argmax(1)
+        check = bbse(held.label[known], held.ballot.mean[known].argmax(1), guesses, C)
+        facts |= {"bbse": _named(ballot.classes, check), "apart": total_variation(estimated, check)}
+    corrected = adjust(probs, train, estimated).mean(0)
+    corrected = np.where(voted[:, None], corrected, 0.0).astype(np.float32)
+    facts |= {"prior": _named(ballot.classes, estimated), "estimated": not prior}
     return _verdict(ballot, corrected.argmax(1), corrected, facts=facts)
 
 

@@ -39,7 +39,7 @@ def predict(
     from mer_zoo.priors import corrected
 
     store = open_store(store_url)
-    found = predict_clips(store, run, split, device=device)
+    found = predict_clips(store, run, split, by_fold=adjust_logits, device=device)
     if calibrate != "none" or adjust_logits:
         shares_of = prior_split if adjust_logits else None
         found = corrected(store, found, calibrate=calibrate, prior_split=shares_of, device=device)
