@@ -1,7 +1,11 @@
 """`mer-zoo run` and `mer-zoo recipes` as typed, with commands that need no weights."""
 
 import csv
+import itertools
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +138,21 @@ def test_an_interrupted_step_goes_on(run: Run, tmp_path: Path, monkeypatch: pyte
     assert stopped.exit_code == 130
     assert "Stopped at step 4 of 6, Train." in stopped.stderr
     on = run()
+    assert "3 of 6 steps run, 3 there already" in on.stdout
+
+
+def test_a_killed_run_goes_on(run: Run, tmp_path: Path) -> None:
+    """Kill -9 in the middle of a step: the steps before it are not done again, and the rest is."""
+    words = ["run", "words.yaml", "--corpus", "my corpus", "--store", "s", "--set", "epochs=100000"]
+    argv = [sys.executable, "-u", "-c", "from mer_cli.zoo import main; main()", *words]
+    with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        told = list(itertools.takewhile(lambda line: not line.startswith("[4/6]"), process.stdout or ()))
+        process.kill()
+    assert sum("done in" in line for line in told) == 3
+    assert process.returncode == -signal.SIGKILL
+    assert "runs/first" not in [f"runs/{name}" for name in Store.open(tmp_path / "s").runs]
+    on = run()
+    assert on.exit_code == 0, on.output
     assert "3 of 6 steps run, 3 there already" in on.stdout
 
 

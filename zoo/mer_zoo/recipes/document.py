@@ -16,7 +16,7 @@ ALWAYS = ("corpus", "store")
 """What every recipe can write without declaring it."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*$")
-_KINDS = ("store", "clips", "features", "labels", "runs", "adapters", "file")
+_KINDS = ("store", "clips", "features", "labels", "runs", "adapters", "probe", "file")
 
 
 class RecipeError(ZooError):
@@ -68,7 +68,7 @@ class StepText(_Strict):
             if kind not in _KINDS or bool(rest) == (kind in ("store", "clips")):
                 raise ValueError(
                     f"makes: {made!r} must be store, clips, features/NAME, labels/NAME, runs/NAME, "
-                    "adapters/NAME or file:PATH"
+                    "adapters/NAME, probe/PLUGIN or file:PATH"
                 )
         return self
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from mer_featurestore import Store
 from mer_featurestore.errors import NotAStore
+from mer_zoo.probing.band import PROBE
 
 if TYPE_CHECKING:
-    from mer_featurestore.commits import Kind
+    from mer_featurestore.commits import Entry, Kind
 
 KINDS: "tuple[Kind, ...]" = ("clips", "features", "labels", "runs", "adapters")
 
@@ -54,9 +55,8 @@ class State:
     def _find(self, store: Store, ref: str) -> Made | None:
         if ref == "store":
             return Made(ref)
-        stem, _, name = ref.partition("/")
-        kind = next((kind for kind in KINDS if kind == stem), None)
-        entries = store.snapshot.entries(kind, name or None) if kind else []
+        kind, _, name = ref.partition("/")
+        entries = _entries(store, kind, name)
         if not entries:
             return None
         commit = store.snapshot.placed(entries[0].path).commit
@@ -67,6 +67,15 @@ class State:
         if number not in self._commands:
             self._commands = {commit.number: commit.command for commit in store.log()}
         return self._commands.get(number, "")
+
+
+def _entries(store: Store, kind: str, name: str) -> "list[Entry]":
+    """Return what is there of a kind and name; of `probe`, the probes of an extractor."""
+    if kind == PROBE:
+        probes = [entry for entry in store.snapshot.entries("runs") if entry.attrs.get("kind") == PROBE]
+        return [entry for entry in probes if entry.attrs["plugin"] == name]
+    known = next((known for known in KINDS if known == kind), None)
+    return store.snapshot.entries(known, name or None) if known else []
 
 
 def _file(ref: str) -> Made | None:
