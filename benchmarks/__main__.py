@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 
 DEFAULT = ("store", "train")
-NAMES = (*DEFAULT, "extract", "search", "composite", "self_training")
+NAMES = (*DEFAULT, "extract", "search", "composite", "self_training", "tuning_emodb")
 
 
 def main() -> None:

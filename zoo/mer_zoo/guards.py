@@ -76,13 +76,14 @@ def labels_seen(store: "Store", adapter: "Bundle") -> set[str]:
     """Return the clips whose labels decided the features that an adapter gives them.
 
     The adapter's `card.json` says so under `training` (see `mer_plugins.adapters`): `keys` are the clips;
-    `folds` means that there are weights per fold, and each clip is extracted with those that never saw its
-    label. A card that does not say is taken at its worst: every clip that people labelled in the label layers
-    among the adapter's parents was seen.
+    `folds` says for which of them there are weights that never saw their label, with which they are
+    extracted. A clip that trained all folds, as pseudo-labelled ones do, is not among these. A card that does
+    not say is taken at its worst: every clip that people labelled in the label layers among the adapter's
+    parents was seen.
     """
     training: Mapping[str, Any] = adapter.json(CARD).get("training") or {} if CARD in adapter.files else {}
     if training:
-        return set() if training.get("folds") else set(training["keys"])
+        return set(training["keys"]) - set(training.get("folds") or ())
     layers = [p.removeprefix("labels/") for p in adapter.parents if p.startswith("labels/")]
     return {
         key
