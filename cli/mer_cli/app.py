@@ -68,6 +68,8 @@ def command(
                 return function(*args, **options)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
+            except BrokenPipeError:  # `| head` has read enough; click leaves quietly
+                raise
             except KeyboardInterrupt:
                 click.echo("Interrupted; what was committed is kept.", err=True)
                 context.exit(130)

@@ -1,5 +1,6 @@
 """The frame every command stands in: lazy loading, errors as one line, exit codes."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -95,6 +96,17 @@ def test_an_os_error_names_the_file(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     result = CliRunner().invoke(failing(FileNotFoundError(2, "No such file or directory", str(missing))), [])
     assert result.output == f"Error: No such file or directory: {missing}\n"
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    """What is piped into `head` ends without a word on stderr."""
+
+    @command("gone")
+    def gone() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    result = CliRunner().invoke(gone)
+    assert (result.exit_code, result.output) == (1, "")
 
 
 def test_ctrl_c_says_that_nothing_is_lost() -> None:
