@@ -166,9 +166,9 @@ class Tunable:
         blocks = method.blocks(extractor)
         if quantize:
             extractor.quantization = bits_and_bytes(quantize, extractor.dtype)
-        extractor.load()
-        extractor.make_tunable()
         with _seeded(seed):
+            extractor.load()
+            extractor.make_tunable()
             tuner = make_tuner(extractor, method, blocks)
         tunable = cls(extractor, method, tuner)
         if gradient_checkpointing:
