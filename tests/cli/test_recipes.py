@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mer_cli import zoo
+from mer_cli.lines import check_line
 from mer_featurestore import Store
+from mer_zoo.recipes import builtin_recipes, load_recipe, make_steps
 
 RECIPE = """
 name: words
@@ -169,6 +171,17 @@ def test_lines_are_checked_before_anything_runs(run: Run, tmp_path: Path) -> Non
         recipe.write_text(RECIPE)
     assert "no setting of words named 'epoch'; did you mean 'epochs'" in run("--set", "epoch=2").stderr
     assert "no step named 'nine'" in run("--from", "nine").stderr
+
+
+def test_every_line_of_the_recipes_can_be_typed(tmp_path: Path) -> None:
+    """Recipes that come along, and the one in the documents, are commands with such options."""
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    (tmp_path / "words.yaml").write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    for path in (tmp_path / "words.yaml", *builtin_recipes().values()):
+        recipe = load_recipe(path)
+        given = {name: "x" for name, setting in recipe.settings.items() if setting.default is None}
+        for step in make_steps(recipe, "my corpus", "my store", given):
+            assert check_line(step.argv).params["store_url"] == "my store"
 
 
 def test_recipes_are_listed_and_shown() -> None:
