@@ -57,13 +57,13 @@ class Mixed:
     """What the mixes of all folds and seeds came to.
 
     Attributes:
-        said: int64 `[S, n]`, out-of-fold decisions.
+        logits: float32 `[S, n, C]`, out of fold.
         share: float64 `[L]`, the layers' weights in units of their spread, averaged; they sum to one.
-        raw: float64 `[L]`, weights of the layers as they are, averaged, in the same proportion to each other
-            as a probe saw them; they sum to one.
+        raw: float64 `[L]`, the same weights for the layers as they are, not divided by their spread; they
+            sum to one, too.
     """
 
-    said: NDArray[np.int64]
+    logits: NDArray[np.float32]
     share: NDArray[np.float64]
     raw: NDArray[np.float64]
 
@@ -78,8 +78,8 @@ class _Part:
     start: int  # what its members' random numbers start from
 
 
-def fit_layers(data: ProbeData, course: Course, told: Told | None = None) -> NDArray[np.int64]:
-    """Train a probe per layer, fold and seed; return out-of-fold decisions int64 `[L, S, n]`.
+def fit_layers(data: ProbeData, course: Course, told: Told | None = None) -> NDArray[np.float32]:
+    """Train a probe per layer, fold and seed; return out-of-fold logits float32 `[L, S, n, C]`.
 
     Every probe has the same initial weights and order of clips on all layers, and is trained for all epochs:
     stopping by the held-out clips would flatter some layers more than others.
@@ -97,7 +97,7 @@ def fit_layers(data: ProbeData, course: Course, told: Told | None = None) -> NDA
     _, count, width = rows.shape
     statistics = [_standard(rows[part.train.to(device)]) for part in parts]
     jobs = [(layer, p) for layer in range(count) for p in range(len(parts))]
-    said = np.full((count, *data.fold.shape), -1, np.int64)
+    found = np.empty((count, *data.fold.shape, len(data.chosen.classes)), np.float32)
     targets = _targets(data).to(device)
 
     def build(params: Any) -> nn.Module:
@@ -114,8 +114,8 @@ def fit_layers(data: ProbeData, course: Course, told: Told | None = None) -> NDA
         members = [_member(parts[p], course, {"layer": layer_, "part": p}) for layer_, p in chunk]
         stack = _train(ProbeTask(features, targets, build), members, _progress(told, c, len(chunks)))
         for (layer_, p), logits in zip(chunk, stack.validation_logits(), strict=True):
-            said[layer_, parts[p].seed, parts[p].valid.numpy()] = logits.argmax(1).cpu().numpy()
-    return said
+            found[layer_, parts[p].seed, parts[p].valid.numpy()] = logits.cpu().numpy()
+    return found
 
 
 def fit_mix(data: ProbeData, course: Course, told: Told | None = None) -> Mixed:
@@ -134,25 +134,24 @@ def fit_mix(data: ProbeData, course: Course, told: Told | None = None) -> Mixed:
     _, count, width = rows.shape
     statistics = [layer_statistics(rows[part.train.to(device)]) for part in parts]
     features = Features(data.chosen.keys, {INPUT: _table(rows.view(len(rows), -1))})
-    said = np.full(data.fold.shape, -1, np.int64)
+    found = np.empty((*data.fold.shape, len(data.chosen.classes)), np.float32)
     shares, targets = [], _targets(data).to(device)
 
     def build(params: Any) -> nn.Module:
-        found = {name: value.clone() for name, value in statistics[params["part"]].items()}
-        return Prepared(LayerMix(found, _probe(width, data, course)), {}).to(device)
+        own = {name: value.clone() for name, value in statistics[params["part"]].items()}
+        return Prepared(LayerMix(own, _probe(width, data, course)), {}).to(device)
 
     chunks = _chunks(list(range(len(parts))), width * count**2 + _size(_probe(width, data, course)))
     for c, chunk in enumerate(chunks):
         members = [_member(parts[p], course, {"part": p}) for p in chunk]
         stack = _train(ProbeTask(features, targets, build), members, _progress(told, c, len(chunks)))
         for p, logits in zip(chunk, stack.validation_logits(), strict=True):
-            said[parts[p].seed, parts[p].valid.numpy()] = logits.argmax(1).cpu().numpy()
+            found[parts[p].seed, parts[p].valid.numpy()] = logits.cpu().numpy()
         scores = torch.stack([stack.state(row)["model.score"] for row in range(len(chunk))])
         shares.append(share_of(scores).double())
-    share = torch.cat(shares)
-    raw = share / torch.stack([s["spread"].double().cpu() for s in statistics])
-    raw = raw / raw.sum(1, keepdim=True)
-    return Mixed(said, share.mean(0).numpy(), raw.mean(0).numpy())
+    share = torch.cat(shares).mean(0)
+    raw = share / torch.stack([part["spread"].double().cpu() for part in statistics]).mean(0)
+    return Mixed(found, share.numpy(), (raw / raw.sum()).numpy())
 
 
 def _parts(data: ProbeData, course: Course) -> list[_Part]:

@@ -183,7 +183,7 @@ def _fit(
 ) -> tuple[NDArray[np.int64], "Mixed | None"]:
     from mer_zoo.probing.fitting import fit_layers, fit_mix
 
-    said = fit_layers(data, course, partial(told, "probing"))
+    said = fit_layers(data, course, partial(told, "probing")).argmax(-1)
     several = mix and data.rows.shape[1] > 1
     return said, fit_mix(data, course, partial(told, "mixing")) if several else None
 
@@ -198,7 +198,7 @@ def _lines(
     named = {f"layer {layer}": decided for layer, decided in zip(probed, said, strict=True)}
     facts: dict[str, dict[str, Any]] = {f"layer {layer}": {"layer": layer} for layer in probed}
     if mixed is not None:
-        named[MIX], facts[MIX] = mixed.said, {"layer": None}
+        named[MIX], facts[MIX] = mixed.logits.argmax(-1), {"layer": None}
         for layer, share in zip(probed, mixed.share, strict=True):
             facts[f"layer {layer}"]["weight"] = float(share)
     for name, decided in named.items():

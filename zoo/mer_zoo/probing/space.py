@@ -113,7 +113,7 @@ def probe(
             f"{space!r} keeps {data.rows.shape[1]} layers apart, and one is probed",
             f"say which: {space}:0 …, or probe all of them: mer-zoo probe-layers",
         )
-    said, chosen = fit_layers(data, course)[0], data.chosen
+    said, chosen = fit_layers(data, course)[0].argmax(-1), data.chosen
     (line,) = measure(chosen.label, {space: said}, len(chosen.classes))
     return ProbeScores(
         space=space, n=len(chosen.clips), seeds=seeds, folds=folds,
