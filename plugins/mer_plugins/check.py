@@ -17,10 +17,13 @@ from mer_plugins.host import find_extractor, make_extractor
 Outcome = Literal["passed", "failed", "skipped"]
 
 _MODULE = """
+from pathlib import Path
+
 import pytest
 
 pytest.register_assert_rewrite("mer_plugins.testing")
 
+from mer_plugins.adapters import read_folder
 from mer_plugins.contract import Options
 from mer_plugins.host import find_extractor
 from mer_plugins.testing import ExtractorTests
@@ -29,7 +32,8 @@ from mer_plugins.testing import ExtractorTests
 class TestPlugin(ExtractorTests):
     card = find_extractor({name!r})
     options = Options(
-        model={model!r}, revision={revision!r}, layers={layers!r}, device={device!r}, extra={extra!r}
+        model={model!r}, revision={revision!r}, layers={layers!r}, device={device!r}, extra={extra!r},
+        adapter=read_folder(Path({adapter!r})) if {adapter!r} else None, others={others!r},
     )
     bitwise = {bitwise!r}
 """
@@ -50,7 +54,7 @@ def check(plugin: str, options: Options | None = None, *, bitwise: bool = False)
 
     Args:
         plugin: Its name.
-        options: What to tell it, e.g. `model=` a small checkpoint. Its adapter is not told.
+        options: What to tell it, e.g. `model=` a small checkpoint.
         bitwise: Whether batches must leave every bit of a feature the same, and not only 1e-4.
 
     Returns:
@@ -85,7 +89,8 @@ def _run(folder: Path, plugin: str, options: Options, *, bitwise: bool) -> list[
         model = str(Path(model).expanduser().resolve())  # the kit runs in another folder
     text = _MODULE.format(
         name=plugin, model=model, revision=options.revision, layers=options.layers, device=options.device,
-        extra=dict(options.extra), bitwise=bitwise,
+        extra=dict(options.extra), bitwise=bitwise, others=options.others,
+        adapter=str(options.adapter.folder.resolve()) if options.adapter else "",
     )  # fmt: skip
     (folder / "test_plugin.py").write_text(text, encoding="utf-8")
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")

@@ -109,6 +109,9 @@ class ExtractorTests:
             assert rows.shape[1:] == tuple(extractor.row_shape)
             assert len(rows) >= 1
             assert np.isfinite(rows).all()
+            kept = extractor.frame_rows(rows)
+            assert kept.dtype == np.float32
+            assert kept.shape == (len(rows), *extractor.frame_shape)
 
     def test_pool(self, extractor: Extractor[Any], alone: list[Rows]) -> None:
         """Pooling gives one finite float32 row of the declared shape."""

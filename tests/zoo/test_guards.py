@@ -81,6 +81,13 @@ def test_an_adapter_that_saw_none_of_these_labels_is_fine(store: Store, training
     assert plan(store, features=["tuned-UTT"], strict=True).notices == ()
 
 
+def test_labels_that_no_fold_left_out_are_seen(store: Store) -> None:
+    """A clip whose label was used and that is in no fold is extracted with weights that saw it."""
+    adapt(store, {"keys": ["train-00", "train-01", "train-02"], "folds": {"train-00": 0, "train-01": 1}})
+    assert labels_seen(store, store.adapters["lora"]) == {"train-02"}
+    assert "labels of 1 of the 49 clips" in plan(store, features=["tuned-UTT"]).notices[0]
+
+
 def test_an_adapter_without_labels_is_fine(store: Store) -> None:
     """One made without labels (an alignment of unlabelled clips) leaks none."""
     adapt(store, None, parents=("features/sound-UTT",))

@@ -1,5 +1,6 @@
 """`mer-fs adapters`: the group, and what it lists when called alone."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -9,9 +10,12 @@ from mer_cli.app import LazyGroup, at_option, command, emit, open_store, store_o
 
 COMMANDS = {
     "list": ("mer_cli.commands.adapters:adapters_list", "List adapters: base model, layers, rank, labels."),
-    "add": ("mer_cli.commands.adapters_add:adapters_add", "Take in an adapter that peft saved."),
+    "add": (
+        "mer_cli.commands.adapters_add:adapters_add",
+        "Take in an adapter that peft saved, or an exported one.",
+    ),
     "show": ("mer_cli.commands.adapters:adapters_show", "Show an adapter's card."),
-    "export": ("mer_cli.commands.adapters:adapters_export", "Write an adapter as peft reads it."),
+    "export": ("mer_cli.commands.adapters:adapters_export", "Write an adapter's files into a folder."),
 }
 
 
@@ -53,7 +57,7 @@ def adapters_show(store_url: str, at: int | None, name: str) -> None:
 @click.argument("name")
 @click.option("--to", required=True, type=click.Path(file_okay=False), help="A folder, made if need be.")
 def adapters_export(store_url: str, at: int | None, name: str, to: str) -> None:
-    """Write the files of adapter NAME into a folder, for PeftModel.from_pretrained."""
+    """Write the files of adapter NAME into a folder, for PeftModel.from_pretrained or mer-fs adapters add."""
     from pathlib import Path
 
     from mer_plugins.adapters import export
@@ -71,12 +75,12 @@ def _table(found: list[dict[str, Any]]) -> None:
     if not found:
         click.echo("no adapters yet; add one that peft saved: mer-fs adapters add FOLDER --as NAME")
         return
-    columns = ("adapter", "type", "base", "rank", "blocks", "changes", "parameters", "labels")
+    columns = ("adapter", "type", "base", "rank", "blocks", "changes", "parameters", "folds", "labels")
+    facts = ("type", "base", "rank", "layers", "targets", "parameters")
     rows = [
-        (f["name"], *(_shown(f.get(fact)) for fact in ("type", "base", "rank", "layers", "targets")),
-         f.get("parameters"), f.get("labels"))
+        (f["name"], *(_shown(f.get(fact)) for fact in facts), f.get("folds") or None, f.get("labels"))
         for f in found
-    ]  # fmt: skip
+    ]
     table("", columns, rows)
 
 
@@ -88,19 +92,44 @@ def _shown(fact: Any) -> Any:
 
 
 def _band(layers: list[int]) -> str:
-    if layers and layers == list(range(layers[0], layers[-1] + 1)):
+    if len(layers) > 1 and layers == list(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"
     return ", ".join(map(str, layers))
 
 
 def _print(name: str, card: dict[str, Any]) -> None:
-    base, training = card["base"], card["training"]
-    click.echo(f"{click.style(name, bold=True)}: {card['type']}, rank {card['rank']}, alpha {card['alpha']}")
-    click.echo(f"  base        {base['model']} {base['revision']}")
-    click.echo(f"  weights     {base['weights_sha256'] or 'not known (mer-fs adapters add --base PATH)'}")
-    click.echo(f"  changes     {', '.join(card['targets'])} in blocks {_band(card['layers'])}")
-    click.echo(f"  parameters  {card['parameters']:,}")
-    if training is None:
-        click.echo("  trained on  not known (mer-fs adapters add --labels LAYER)")
-    else:
-        click.echo(f"  trained on  labels/{training['labels']}, {len(training['keys'])} clips")
+    for row, (fact, told) in enumerate(_facts(card)):
+        click.echo(f"  {fact:<11} {told}" if row else f"{click.style(name, bold=True)}: {told}")
+
+
+def _facts(card: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is known of an adapter; the first is its kind."""
+    base, weights = card["base"], card.get("weights", {"all": True, "folds": 0})
+    sizes = {"rank": card["rank"], "alpha": card["alpha"]}
+    if card["type"] == "BOTTLENECK":
+        sizes = {"size": card["rank"]}
+    yield "", ", ".join([card["type"], *(f"{size} {n}" for size, n in sizes.items() if n is not None)])
+    yield "base", f"{base['model'] or 'not known'} {base['revision']}"
+    yield "weights", base["weights_sha256"] or "not known (mer-fs adapters add --base PATH)"
+    if card["layers"]:
+        what = ", ".join(card["targets"]) or "what comes out"
+        yield "changes", f"{what} in blocks {_band(card['layers'])}"
+    if projection := card.get("projection"):
+        yield "projection", f"rows of {projection[0]} to {projection[1]}"
+    yield "parameters", f"{card['parameters']:,}"
+    if weights["folds"]:
+        yield "folds", f"{weights['folds']}{', and weights trained on all data' * weights['all']}"
+    yield from _seen(card)
+
+
+def _seen(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is known of the data it was trained on."""
+    training, aligned = card["training"], card.get("alignment")
+    if training is not None:
+        own = len(training.get("folds") or ())
+        kept = f", {own} of them in folds that have not seen theirs" if own else ""
+        yield "trained on", f"labels/{training['labels']}, {len(training['keys'])} clips{kept}"
+    if aligned is not None:
+        yield "aligned to", f"features/{aligned.get('aligned_to')}, {len(aligned.get('keys', ()))} clips"
+    if training is None and aligned is None:
+        yield "trained on", "not known (mer-fs adapters add --labels LAYER)"

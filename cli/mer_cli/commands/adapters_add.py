@@ -29,7 +29,7 @@ def adapters_add(
     split: tuple[str, ...] | None,
     message: str,
 ) -> None:
-    """Take in the adapter in FOLDER, as save_pretrained of peft wrote it."""
+    """Take in the adapter in FOLDER, as save_pretrained of peft or mer-fs adapters export wrote it."""
     from mer_plugins import adapters
 
     bundle = adapters.add(

@@ -22,7 +22,13 @@ INTERRUPTED = 130
 @click.option("--model", metavar="PATH|ID", help="Checkpoint: a local folder or a hub id.")
 @click.option("--revision", metavar="REV", help="Revision of a hub checkpoint.")
 @click.option(
-    "--adapter", default="", metavar="NAME|PATH", help="LoRA or the like to merge in; mer-fs adapters."
+    "--adapter", default="", metavar="NAME|PATH", help="LoRA or the like to put in; mer-fs adapters."
+)
+@click.option(
+    "--others",
+    type=click.Choice(["mean", "all"]),
+    help="With an adapter of folds: what clips in no fold get, the mean of the folds' features or those of "
+    "the weights trained on all data (the default where there are such).",
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run the code beside the checkpoint's weights.")
 @click.option("--layers", metavar="WHICH", help="last, last4, all, k, i-j (summed) or weighted:w0,w1,…")
@@ -81,7 +87,7 @@ def _request(said: dict[str, Any]) -> "Request":
     from mer_plugins.contract import Options
     from mer_plugins.pipeline import Request
 
-    names = ("model", "revision", "layers", "device", "trust_remote_code")
+    names = ("model", "revision", "layers", "device", "others", "trust_remote_code")
     return Request(
         plugin=said["plugin"],
         options=Options(**{name: said[name] for name in names}, extra=_extra(said)),

@@ -1,12 +1,16 @@
 """`mer-fs plugin`: for people who write plugins."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mer_cli.app import LazyGroup, command, emit, table
+from mer_cli.app import LazyGroup, command, emit, open_store, store_option, table
 from mer_cli.params import Pair
 from mer_cli.plugin_options import no_plugin_option
+
+if TYPE_CHECKING:
+    from mer_plugins.adapters import Adapter
 
 COMMANDS = {
     "new": ("mer_cli.commands.plugin:plugin_new", "Write a plugin package to start from, with its test."),
@@ -41,6 +45,8 @@ def plugin_new(name: str, modality: str, to: Path | None) -> None:
 @click.argument("name")
 @click.option("--model", metavar="PATH|ID", help="Checkpoint: a local folder or a hub id.")
 @click.option("--revision", metavar="REV", help="Revision of a hub checkpoint.")
+@click.option("--adapter", metavar="NAME|PATH", help="A folder, or the name of one in --store.")
+@store_option
 @click.option("--layers", metavar="WHICH", help="As for extract.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="cpu, cuda, cuda:1 …")
 @click.option(
@@ -52,6 +58,8 @@ def plugin_check(
     name: str,
     model: str | None,
     revision: str | None,
+    adapter: str | None,
+    store_url: str,
     layers: str | None,
     device: str,
     extra: tuple[tuple[str, str], ...],
@@ -67,7 +75,10 @@ def plugin_check(
     from mer_plugins.check import check
     from mer_plugins.contract import Options
 
-    options = Options(model=model, revision=revision, layers=layers, device=device, extra=dict(extra))
+    options = Options(
+        model=model, revision=revision, layers=layers, device=device, extra=dict(extra),
+        adapter=_adapter(adapter, store_url) if adapter else None,
+    )  # fmt: skip
     checks = check(name, options, bitwise=bitwise)
     rows = [(c.outcome, c.name, c.reason or c.rule) for c in checks]
     emit(
@@ -76,3 +87,10 @@ def plugin_check(
     )
     if any(c.outcome == "failed" for c in checks):
         raise SystemExit(1)
+
+
+def _adapter(which: str, store_url: str) -> "Adapter":
+    from mer_plugins.adapters import find, read_folder
+
+    folder = Path(which).expanduser()
+    return read_folder(folder) if folder.is_dir() else find(open_store(store_url), which)
