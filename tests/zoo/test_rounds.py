@@ -192,6 +192,10 @@ def test_a_round_says_how_it_was_made(voted: Store) -> None:
     assert layer.attrs["vote"] == "soft"
     assert layer.attrs["select_params"] == {"threshold": 0.6}
     assert layer.attrs["from_commit"] == voted.runs["heard"].commit
+    shares = layer.attrs["shares"]
+    for kind in ("train_prior", "prior", "bbse"):
+        assert sum(shares[kind].values()) == pytest.approx(1)
+        assert tuple(shares[kind]) == layer.classes
     assert layer.kept.sum() > 0
     assert ((layer.confidence > 0.6) == layer.kept).all()
     assert all(("above" in r) == k for r, k in zip(layer.reason, layer.kept, strict=True))

@@ -12,6 +12,7 @@ from mer_zoo.ballots import ABSTAINS, Ballot, Selection, Verdict
 from mer_zoo.errors import ZooError
 from mer_zoo.members import collect, find_members
 from mer_zoo.runs import Run
+from mer_zoo.shares import Shares, estimate
 from mer_zoo.strategies import complete, find_selection, find_vote
 from mer_zoo.trainset import HUMAN, TEST, check_split, default_layer
 from mer_zoo.voting import decide
@@ -86,7 +87,8 @@ def pseudo_label(
     Human labels always win: a clip that has one under `over` is not judged. The layer holds every clip that
     was judged, dropped ones too, with each member's vote and the reason; only kept ones train. Its
     attributes say how it was made: `split`, `members`, `vote`, `select`, their parameters and what they
-    found out, `calibrate` and each member's calibration, counts, and the commit it was made from.
+    found out, `calibrate` and each member's calibration, `shares` (see `mer_zoo.shares`: class shares of the
+    judged clips, as estimated, whatever the vote), counts, and the commit it was made from.
 
     Args:
         store: The store; it moves to the commit that adds the layer.
@@ -127,7 +129,7 @@ def pseudo_label(
     ballot, calibrations = collect(
         store, found, keys, tuple(resolved.classes), method=calibrate, device=device
     )
-    verdict = decide(ballot, voter, vote_params)
+    verdict, shares = decide(ballot, voter, vote_params), estimate(ballot)
     selection = selector.function(ballot, verdict, **given)
     columns = _columns(ballot, verdict, selection)
     kept = int(columns["kept"].sum())
@@ -144,6 +146,7 @@ def pseudo_label(
         "vote": vote,
         "vote_params": vote_params,
         "vote_facts": dict(verdict.facts),
+        "shares": shares.to_json() if shares else None,
         "select": select,
         "select_params": given,
         "select_facts": dict(selection.facts),
@@ -160,7 +163,9 @@ def pseudo_label(
     )
     told = f"{name} over {resolved.name}: kept {kept} of {len(clips)} clips of {split}"
     store.labels.add(layer, command=command, message=message or told)
-    return Round(layer, resolved.name, len(clips), kept, layer.counts(), human, _notices(split, verdict))
+    return Round(
+        layer, resolved.name, len(clips), kept, layer.counts(), human, _notices(split, verdict, shares)
+    )
 
 
 def _columns(ballot: Ballot, verdict: Verdict, selection: Selection) -> dict[str, Any]:
@@ -199,13 +204,13 @@ def _candidates(store: "Store", split: str, resolved: "Resolved") -> "tuple[list
     return open_, len(clips) - len(open_)
 
 
-def _notices(split: str, verdict: Verdict) -> tuple[str, ...]:
+def _notices(split: str, verdict: Verdict, shares: Shares | None) -> tuple[str, ...]:
     told = []
     if split == TEST:
         told.append("these are test clips: a model trained on this layer leaves them out")
-    if verdict.facts.get("apart", 0.0) > DOUBTFUL:
+    if verdict.facts.get("estimated") and shares and shares.apart > DOUBTFUL:
         told.append(
-            f"the class shares estimated by EM and by BBSE are {verdict.facts['apart']:.2f} apart (total "
-            "variation): look at mer-zoo priors before you trust this vote"
+            f"the class shares estimated by EM and by BBSE are {shares.apart:.2f} apart (total variation): "
+            "look at mer-zoo priors before you trust this vote"
         )
     return tuple(told)

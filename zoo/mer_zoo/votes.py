@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from mer_featurestore.errors import UnknownName
 from mer_zoo.ballots import ABSTAINS, Ballot, Verdict, Vote
-from mer_zoo.calibration import fit_calibrator
 from mer_zoo.dawid_skene import dawid_skene
 from mer_zoo.errors import ZooError
-from mer_zoo.label_shift import adjust, bbse, class_shares, em_prior, total_variation
+from mer_zoo.label_shift import adjust
+from mer_zoo.shares import estimate, named, singles
 
 _EQUAL = 1e-9
 
@@ -79,32 +79,17 @@ def prior(ballot: Ballot, *, prior: Mapping[str, float] | None = None, calibrate
         ZooError: No held-out clips, or shares that are not positive.
         UnknownName: A class that is not on the ballot.
     """
-    held = ballot.held_out
-    if held is None or not held.ballot.cast.any():
+    shares = estimate(ballot, calibrate)
+    if shares is None:
         raise ZooError(
             "the prior-corrected vote needs out-of-fold predictions of human-labelled clips; there are none",
             "use --vote soft, or members trained on human labels",
         )
-    known = np.asarray(held.ballot.cast.any(0))
-    train = class_shares(held.label[known], len(ballot.classes))
-    calibrator = fit_calibrator(held.ballot.mean[known], held.label[known], calibrate)
+    share = _shares(ballot.classes, prior) if prior else shares.em
+    corrected = adjust(shares.calibrator(singles(ballot)), shares.train, share).mean(0)
     voted = np.asarray(ballot.cast.any(0))
-    said = ballot.mean[None] if ballot.single is None else ballot.single
-    probs = calibrator(said)
-    facts: dict[str, Any] = {"train_prior": _named(ballot.classes, train), "calibrator": calibrator.to_json()}
-    if prior:
-        estimated = _shares(ballot.classes, prior)
-    elif not voted.any():
-        estimated = train
-    else:
-        C = len(ballot.classes)
-        estimated = em_prior(probs[:, voted].reshape(-1, C), train)
-        guesses = said[:, voted].reshape(-1, C).argmax(1)
-        check = bbse(held.label[known], held.ballot.mean[known].argmax(1), guesses, C)
-        facts |= {"bbse": _named(ballot.classes, check), "apart": total_variation(estimated, check)}
-    corrected = adjust(probs, train, estimated).mean(0)
     corrected = np.where(voted[:, None], corrected, 0.0).astype(np.float32)
-    facts |= {"prior": _named(ballot.classes, estimated), "estimated": not prior}
+    facts = {**shares.to_json(), "prior": named(ballot.classes, share), "estimated": not prior}
     return _verdict(ballot, corrected.argmax(1), corrected, facts=facts)
 
 
@@ -156,7 +141,7 @@ def skilled(
         smoothing=smoothing,
     )
     facts = {
-        "prior": _named(ballot.classes, shares),
+        "prior": named(ballot.classes, shares),
         "confusion": {m: e.round(4).tolist() for m, e in zip(ballot.members, errors, strict=True)},
     }
     return _verdict(ballot, probs.argmax(1), probs, facts=facts)
@@ -171,10 +156,6 @@ def _shares(classes: Sequence[str], given: Mapping[str, float]) -> NDArray[np.fl
         raise ZooError("class shares must be 0 or more, and some must be above 0", "give e.g. angry=0.4")
     found: NDArray[np.float64] = share / share.sum()
     return found
-
-
-def _named(classes: Sequence[str], values: NDArray[Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(classes, values, strict=True)}
 
 
 def _verdict(

@@ -8,6 +8,8 @@ from click.core import ParameterSource
 from mer_cli.app import LazyGroup, at_option, command, emit, open_store, store_option, table
 
 SHOWN = 40  # characters of a parameter's value; --json has it whole
+ELSEWHERE = ("members", "judged", "kept", "human")  # in other columns
+NOTHING: tuple[Any, ...] = (None, {}, [])
 COMMANDS = {
     "import": ("mer_cli.commands.labels_import:labels_import", "Import a layer from CSV, Parquet or .npz."),
     "list": ("mer_cli.commands.labels:labels_list", "List layers: counts per class, parents, parameters."),
@@ -54,6 +56,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN // 4] + "…"
 
 
+def _made_with(attrs: dict[str, Any]) -> str:
+    told = {name: value for name, value in attrs.items() if name not in ELSEWHERE and value not in NOTHING}
+    return ", ".join(f"{name}={_short(value)}" for name, value in told.items())
+
+
 def _print(facts: list[dict[str, Any]]) -> None:
     if not facts:
         click.echo("no label layers yet; import one: mer-fs labels import LABELS.csv --as gold")
@@ -67,7 +74,7 @@ def _print(facts: list[dict[str, Any]]) -> None:
             f["rows"] - f["kept"],
             ", ".join(f"{name} {n}" for name, n in f["counts"].items()),
             ", ".join(f["parents"]),
-            ", ".join(f"{name}={_short(value)}" for name, value in f["attrs"].items()),
+            _made_with(f["attrs"]),
         )
         for f in facts
     ]
