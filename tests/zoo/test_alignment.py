@@ -202,7 +202,7 @@ def test_a_split_is_held_out(store: Store) -> None:
 def test_speakers_are_on_one_side(store: Store) -> None:
     """Training, validation and held-out clips share no speaker, and copies of held-out clips do not train."""
     visual, acoustic = find_space(store, "face"), find_space(store, "voice")
-    pairs = choose_pairs(store, visual, acoustic, ("unlabeled", "train"))
+    pairs = choose_pairs(store, (visual, acoustic), ("unlabeled", "train"))
     sides = [{store.clips[key].speaker for key in part} for part in (pairs.train, pairs.valid, pairs.held)]
     assert len(set.union(*sides)) == sum(map(len, sides))
     assert "lack one of the features" in pairs.notices[0]
@@ -211,7 +211,7 @@ def test_speakers_are_on_one_side(store: Store) -> None:
     for name, modality, width in (("face", "video", 12), ("voice", "audio", 8)):
         add(store, name, modality, {key: np.ones(width) for key in ("unlabeled-twin", "test-twin")})
     visual, acoustic = find_space(store, "face"), find_space(store, "voice")
-    pairs = choose_pairs(store, visual, acoustic, ("unlabeled",), held_out="test")
+    pairs = choose_pairs(store, (visual, acoustic), ("unlabeled",), held_out="test")
     assert "unlabeled-twin" not in pairs.train + pairs.valid
     assert "test-twin" in pairs.held
     assert any("copies of held-out" in notice for notice in pairs.notices)
@@ -225,7 +225,7 @@ def test_speakers_are_on_one_side(store: Store) -> None:
         ({"to": "face"}, ZooError, "aligned to itself"),
         ({"visual": "face-FRA"}, ZooError, "--pool mean"),
         ({"visual": "deep"}, ZooError, "--layers i-j"),
-        ({"to": "elsewhere"}, ZooError, "1 of 160 clips of unlabeled have both.*1 have elsewhere-UTT"),
+        ({"to": "elsewhere"}, ZooError, "1 of 160 clips of unlabeled have all.*1 have elsewhere-UTT"),
         ({"splits": ("test",)}, ZooError, "test clips never train"),
         ({"splits": ("unlabelled",)}, UnknownName, "did you mean 'unlabeled'"),
         ({"held_out": "unlabeled"}, ZooError, "cannot both train and be held out"),

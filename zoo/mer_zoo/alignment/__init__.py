@@ -4,6 +4,6 @@ The paper (arXiv 2409.05015) says that a visual encoder is trained on unlabelled
 align with the acoustic ones, and not how: everything here is *reconstructed*.
 """
 
-from mer_zoo.alignment.settings import LOSSES, AlignSettings
+from mer_zoo.alignment.settings import LOSSES, AlignSettings, EncoderSettings
 
-__all__ = ["LOSSES", "AlignSettings"]
+__all__ = ["LOSSES", "AlignSettings", "EncoderSettings"]

@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mer_featurestore.errors import NameTaken
-from mer_plugins.deriving import derive, project, stem_of
+from mer_plugins.deriving import derive, project
 from mer_plugins.fitting import keep_projection
 from mer_zoo.alignment.baselines import baselines
 from mer_zoo.alignment.fitting import FittedHead, Told, Views, apply, fit_head, numbered
 from mer_zoo.alignment.head import folded
 from mer_zoo.alignment.pairs import Pairs, choose_pairs, find_space
 from mer_zoo.alignment.retrieval import AT, Found, chance, oracle, retrieve, to_json
-from mer_zoo.alignment.rows import Rows
+from mer_zoo.alignment.rows import Rows, View
 from mer_zoo.alignment.settings import AlignSettings
 from mer_zoo.devices import find_device
 from mer_zoo.errors import ZooError
 from mer_zoo.probing import compare, probe
 from mer_zoo.runs import dump
 from mer_zoo.truth import human_labels
+from mer_zoo.tuning.selection import check_name_is_free
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
-    from mer_featurestore.spaces import FeatureSpace
 
 ALIGNMENT = "alignment"
 ALIGNED = "aligned"
@@ -109,16 +108,18 @@ def align(
     """
     settings = settings or AlignSettings()
     visual, acoustic = find_space(store, aim.visual), find_space(store, aim.to)
-    check_aim(store, aim, visual, acoustic)
+    if visual.name == acoustic.name:
+        raise ZooError(f"{visual.name} is aligned to itself", "name an acoustic space: --to SPACE")
+    check_aim(store, aim)
     pairs = choose_pairs(
-        store, visual, acoustic, aim.splits,
+        store, (visual, acoustic), aim.splits,
         held_out=aim.held_out, group_by=aim.group_by, seed=settings.seed,
     )  # fmt: skip
     classes = classes_of(store, aim.judge, pairs.held)
     keys = [*pairs.train, *pairs.valid, *pairs.held]
     views = views_of(store, pairs, Rows(visual, keys, pairs.train), Rows(acoustic, keys, pairs.train))
     fitted = fit_head(views, settings, device=find_device(aim.device), told=told)
-    found = _measure(fitted, views, pairs, classes, settings.seed)
+    found = [through(ALIGNED, fitted, views, pairs, classes), *without(views, pairs, classes, settings.seed)]
     metrics = {
         "visual": visual.name, "acoustic": acoustic.name, "settings": settings.to_json(),
         **facts_of(pairs), "best_epoch": fitted.best, **score(found, classes),
@@ -130,26 +131,22 @@ def align(
         alignment={"aligned_to": acoustic.name, "keys": [*pairs.train, *pairs.valid]},
         command=aim.command, message=aim.message,
     )  # fmt: skip
-    notices = [*pairs.notices, *_late(fitted, settings)]
+    notices = [*pairs.notices, *late(fitted.best, settings.epochs)]
     if aim.labels:
-        told_by, more = _probed(store, aim, visual.name)
-        metrics |= {"probe": told_by}
-        notices += more
+        made = derive(store, visual.name, aim.name, project(store, aim.name), command=aim.command)
+        metrics |= {"probe": probed(store, aim, visual.name, made.space)}
     return record(store, aim, metrics, fitted.history, notices)
 
 
-def check_aim(store: "Store", aim: Aim, visual: "FeatureSpace", acoustic: "FeatureSpace") -> None:
+def check_aim(store: "Store", aim: Aim) -> None:
     """Refuse before anything is trained what could not be kept or measured.
 
     Raises:
-        ZooError: A space is aligned to itself.
         NameTaken: There is an adapter of that name.
+        StoreError: The store cannot be written.
         UnknownName: No such label layer.
     """
-    if visual.name == acoustic.name:
-        raise ZooError(f"{visual.name} is aligned to itself", "name an acoustic space: --to SPACE")
-    if aim.name in store.adapters:
-        raise NameTaken(f"there is an adapter {aim.name!r} already", "choose another name: --as NAME")
+    check_name_is_free(store, aim.name)
     for layer in filter(None, (aim.labels, aim.judge)):
         _ = store.labels[layer]
 
@@ -165,7 +162,7 @@ def classes_of(store: "Store", layer: str, keys: Sequence[str]) -> list[str | No
     return classes
 
 
-def views_of(store: "Store", pairs: Pairs, visual: Rows, acoustic: Rows) -> Views:
+def views_of(store: "Store", pairs: Pairs, visual: View, acoustic: View) -> Views:
     """Return both views of the clips of `pairs`, numbered train, valid, held."""
     train, valid = len(pairs.train), len(pairs.valid)
     content = numbered([store.clips[key].content_hash for key in (*pairs.train, *pairs.valid)])
@@ -218,34 +215,42 @@ def record(
     return Alignment(adapter=aim.name, record=bundle.name, metrics=metrics, notices=tuple(notices))
 
 
-def _measure(
-    fitted: FittedHead, views: Views, pairs: Pairs, classes: list[str | None] | None, seed: int
-) -> list[Found]:
-    held = torch.arange(len(pairs.held)) + len(pairs.train) + len(pairs.valid)
-    acoustic = views.acoustic.take(held).numpy()
+def through(
+    name: str, fitted: FittedHead, views: Views, pairs: Pairs, classes: Sequence[str | None] | None
+) -> Found:
+    """Return what held-out clips find through a head."""
+    held = numbers_of_held(pairs)
     given = apply(fitted.head, views.visual, held).numpy()
+    return retrieve(name, given, views.acoustic.take(held).numpy(), classes)
+
+
+def without(views: Views, pairs: Pairs, classes: Sequence[str | None] | None, seed: int) -> list[Found]:
+    """Return what held-out clips find without alignment."""
 
     def both(index: Tensor) -> tuple[Any, Any]:
         return views.visual.take(index).numpy(), views.acoustic.take(index).numpy()
 
-    aligned = retrieve(ALIGNED, given, acoustic, classes)
-    return [aligned, *baselines(both(views.train), both(held), classes, seed=seed)]
+    return list(baselines(both(views.train), both(numbers_of_held(pairs)), classes, seed=seed))
 
 
-def _late(fitted: FittedHead, settings: AlignSettings) -> list[str]:
-    if fitted.best == 0:
+def numbers_of_held(pairs: Pairs) -> Tensor:
+    """Return the numbers of the held-out clips, behind those that train and validate."""
+    return torch.arange(len(pairs.held)) + len(pairs.train) + len(pairs.valid)
+
+
+def late(best: int, epochs: int) -> list[str]:
+    """Say what the best epoch means, where it means something."""
+    if best == 0:
         return ["no epoch was better than the first weights: nothing was learned"]
-    if fitted.best == settings.epochs:
+    if best == epochs:
         return ["the last epoch was the best: more epochs may align better"]
     return []
 
 
-def _probed(store: "Store", aim: Aim, visual: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Derive the aligned space and probe both on the clips that both have."""
-    made = derive(store, visual, aim.name, project(store, aim.name), command=aim.command)
-    space = store.features[made.space]
-    keys = [key for key in human_labels(store, aim.labels, "train") if key in space]
-    before = probe(store, visual, aim.labels, keys=keys, device=aim.device)
-    after = probe(store, made.space, aim.labels, keys=keys, device=aim.device)
-    lines = [line.to_json() for line in compare(before, after)]
-    return {"labels": aim.labels, "space": stem_of(made.space), "lines": lines}, (*before.notices,)
+def probed(store: "Store", aim: Aim, before: str, after: str) -> dict[str, Any]:
+    """Probe two spaces on the labelled train clips that both have, and return what metrics say of it."""
+    spaces = [store.features[name] for name in (before, after)]
+    keys = [key for key in human_labels(store, aim.labels, "train") if all(key in s for s in spaces)]
+    scores = [probe(store, name, aim.labels, keys=keys, device=aim.device) for name in (before, after)]
+    lines = [line.to_json() for line in compare(*scores)]
+    return {"labels": aim.labels, "spaces": [before, after], "lines": lines}

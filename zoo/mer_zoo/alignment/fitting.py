@@ -11,7 +11,7 @@ from torch import Tensor
 from mer_zoo.alignment.head import Head, length_of
 from mer_zoo.alignment.losses import PairLoss
 from mer_zoo.alignment.retrieval import ahead
-from mer_zoo.alignment.rows import Rows
+from mer_zoo.alignment.rows import View
 from mer_zoo.alignment.settings import AlignSettings
 from mer_zoo.training import Diverged
 
@@ -31,8 +31,8 @@ class Views:
         content: int64 `[n + m]`, equal for copies.
     """
 
-    visual: Rows
-    acoustic: Rows
+    visual: View
+    acoustic: View
     train: Tensor
     valid: Tensor
     content: Tensor
@@ -141,7 +141,7 @@ def _epoch(
     return float(total) / count
 
 
-def apply(head: Head, rows: Rows, index: Tensor, device: torch.device | str = "cpu") -> Tensor:
+def apply(head: Head, rows: View, index: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Return the head's output `[n, D_out]` for clips by number, on the CPU."""
     head.eval()
     with torch.inference_mode():

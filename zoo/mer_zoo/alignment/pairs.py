@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mer_featurestore.errors import UnknownName, suggest
-from mer_featurestore.records import Clip
+from mer_featurestore.records import Clip, Modality
 from mer_zoo.errors import ZooError
 from mer_zoo.folds import make_folds
 from mer_zoo.trainset import TEST
@@ -71,10 +71,10 @@ def find_space(store: "Store", name: str) -> "FeatureSpace":
 
 def choose_pairs(
     store: "Store",
-    visual: "FeatureSpace",
-    acoustic: "FeatureSpace",
+    spaces: "Sequence[FeatureSpace]",
     splits: Sequence[str],
     *,
+    having: Modality | None = None,
     held_out: str = "",
     group_by: str = "auto",
     seed: int = 0,
@@ -83,16 +83,16 @@ def choose_pairs(
 
     Args:
         store: The store.
-        visual: What is aligned.
-        acoustic: What it is aligned to.
+        spaces: What every clip has to be in.
         splits: Clips of these train and validate.
+        having: What of every clip there has to be in the catalogue.
         held_out: Split that retrieval is measured on; empty holds out a fifth of the groups.
         group_by: What is kept together, as in `mer_zoo.folds.make_folds`.
         seed: Decides the division.
 
     Raises:
         UnknownName: No such split.
-        ZooError: Test clips would train; too few clips have both features, or there are too few groups.
+        ZooError: Test clips would train; too few clips have all of it, or there are too few groups.
     """
     if TEST in splits:
         raise ZooError("test clips never train", "they may be held out: --held-out test")
@@ -100,11 +100,11 @@ def choose_pairs(
         raise ZooError(
             f"{held_out} cannot both train and be held out", "choose another --held-out or --split"
         )
-    clips, notices = _with_both(store, visual, acoustic, splits)
+    clips, notices = _with_all(store, spaces, having, splits)
     held: list[Clip] = []
     train = clips
     if held_out:
-        held, more = _with_both(store, visual, acoustic, (held_out,))
+        held, more = _with_all(store, spaces, having, (held_out,))
         train, copies = _without_copies(clips, held)
         notices = [*notices, *more, *copies]
     parts = make_folds(
@@ -126,23 +126,23 @@ def choose_pairs(
         grouped_by=parts.grouped_by,
         notices=tuple(notices),
     )
-    _check_enough(found)
+    check_enough(found)
     return found
 
 
-def _with_both(
-    store: "Store", visual: "FeatureSpace", acoustic: "FeatureSpace", splits: Sequence[str]
+def _with_all(
+    store: "Store", spaces: "Sequence[FeatureSpace]", having: Modality | None, splits: Sequence[str]
 ) -> tuple[list[Clip], list[str]]:
-    clips = store.clips.select(split=splits)
+    clips = store.clips.select(split=splits, having=having)
     keys = [clip.key for clip in clips]
-    lacks = {space.name: set(space.missing(keys)) for space in (visual, acoustic)}
+    lacks = {space.name: set(space.missing(keys)) for space in spaces}
     both = [clip for clip in clips if not any(clip.key in absent for absent in lacks.values())]
     named = " and ".join(splits)
     if len(both) < 2:
         told = " and ".join(f"{len(keys) - len(a)} have {name}" for name, a in lacks.items())
         raise ZooError(
-            f"{len(both)} of {len(keys)} clips of {named} have both features: {told}",
-            f"extract both for the same clips: mer-fs extract --split {','.join(splits)}",
+            f"{len(both)} of {len(keys)} clips of {named} have all features: {told}",
+            f"extract them for the same clips: mer-fs extract --split {','.join(splits)}",
         )
     left = len(clips) - len(both)
     return both, [f"{left} of {len(clips)} clips of {named} lack one of the features"] if left else []
@@ -161,7 +161,8 @@ def _without_copies(clips: list[Clip], held: list[Clip]) -> tuple[list[Clip], li
     return kept, notices
 
 
-def _check_enough(pairs: Pairs) -> None:
+def check_enough(pairs: Pairs) -> None:
+    """Raise ZooError when a part has too few clips."""
     sizes = {"train": len(pairs.train), "validate": len(pairs.valid), "are held out": len(pairs.held)}
     if len(pairs.train) < LEAST or min(sizes.values()) < 2:
         raise ZooError(

@@ -1,7 +1,7 @@
 """The rows of a space in the order an epoch wants them, standardised, within a bounded amount of memory."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,53 @@ from mer_plugins.fitting import statistics
 if TYPE_CHECKING:
     from mer_featurestore.spaces import FeatureSpace
 
+Standard = tuple[NDArray[np.float64], NDArray[np.float64]]
 IN_MEMORY = 1 << 30  # bytes of float32; larger spaces are read batch by batch
+
+
+class View(Protocol):
+    """Standardised rows of one view of the clips, by number."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    @property
+    def standard(self) -> Standard:
+        """Mean and scale `[D]` float64 that they were standardised by."""
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return float32 `[n, D]` on the CPU."""
+
+
+class Kept:
+    """Rows that are in memory already.
+
+    Args:
+        rows: float32 `[n, D]`, as the encoder gave them.
+        standard: Mean and scale to standardise them by.
+    """
+
+    def __init__(self, rows: Tensor, standard: Standard) -> None:
+        self.standard, self.width = standard, rows.shape[1]
+        self._rows = standardised(rows, standard)
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return float32 `[n, D]`."""
+        return self._rows[index]
+
+
+def standard_of(rows: Tensor) -> Standard:
+    """Return mean and scale `[D]` of rows `[n, D]`; the scale is 1 where nothing varies."""
+    exact = rows.double().numpy()
+    std = exact.std(axis=0)
+    return exact.mean(axis=0), np.where(std > 0, std, 1.0)
+
+
+def standardised(rows: Tensor, standard: Standard) -> Tensor:
+    """Return rows `[…, D]` less the mean, divided by the scale, float32, with gradients where enabled."""
+    mean, scale = (torch.from_numpy(part).to(rows.device, torch.float32) for part in standard)
+    return (rows.float() - mean) / scale
 
 
 class Rows:
@@ -36,7 +82,7 @@ class Rows:
         self._kept = self._read(self._keys) if fits else None
 
     @property
-    def standard(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def standard(self) -> Standard:
         """Mean and scale."""
         return self.mean, self.scale
 
