@@ -192,6 +192,9 @@ def test_ablate(trained: Store) -> None:
     assert names[5] == "audio-guided, with sound-FRA"
     two = ", ".join(rarest(trained, "gold"))
     assert names[6:] == ["majority vote", f"weighted vote ({two} 2 times)"]
+    majority, weighted = found.lines[6:]
+    assert found.notices[0].startswith(f"{weighted.name} above majority vote: WAF ")
+    assert f"{weighted.waf - majority.waf:+.4f}" in found.notices[0]
     assert find_run(trained, "abl.equal.s0").config.params["guide"] == "none"
     assert find_run(trained, "abl.agt-with-sound-FRA.s0").config.inputs.chosen["audio"].space == "sound-FRA"
     with pytest.raises(ZooError, match="reads audio already"):

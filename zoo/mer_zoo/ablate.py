@@ -81,13 +81,15 @@ def ablate(
         for space in spaces.values()
     ]
     classes = expert_classes or rarest(store, exam.labels)
-    said |= _voted(store, course, exam, [*probes, made[TOLD["agt"]]], classes, expert_weight)
+    voted = _voted(store, course, exam, [*probes, made[TOLD["agt"]]], classes, expert_weight)
+    said |= voted
     used = [run for runs in (*made.values(), *probes) for run in runs]
     lines = measure(exam.label, said, len(exam.classes))
     return keep(
         store, "ablation", f"{course.judge} ({exam.truth})", lines, command=course.command,
         parents=[f"labels/{exam.labels}", f"labels/{exam.truth}", *(f"runs/{run.name}" for run in used)],
         facts={"spaces": spaces, "expert_classes": list(classes), "expert_weight": expert_weight},
+        notices=[_against_majority(exam, voted)],
     )  # fmt: skip
 
 
@@ -95,6 +97,13 @@ def rarest(store: "Store", layer: str, count: int = 2) -> tuple[str, ...]:
     """Return the classes with fewest labels in a layer, the rarest first."""
     counts = store.labels.resolve(layer).counts()
     return tuple(sorted(counts, key=lambda name: (counts[name], name))[:count])
+
+
+def _against_majority(exam: Exam, voted: Mapping[str, NDArray[np.int64]]) -> str:
+    """Say what weights are worth: the table's differences are from its first line, not between the votes."""
+    _, line = measure(exam.label, voted, len(exam.classes))
+    low, high = line.gain_interval
+    return f"{line.name} above majority vote: WAF {line.gain:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _swapped(store: "Store", spaces: Mapping[str, str], space: str) -> list[str]:
