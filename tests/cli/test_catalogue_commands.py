@@ -227,3 +227,26 @@ def test_import_of_an_mmsa_file(run: Run) -> None:
     assert "sims-audio-FRA: 1 clips added, 0 were there, 1 quarantined" in output
     assert "v$_$2: " in output
     assert Store.open("mer-store").labels["sims"].counts() == {"Negative": 1, "Positive": 1}
+
+
+def test_ingest_reads_corpus_folders(run: Run) -> None:
+    """--layout takes a folder, tells what it found, merges classes; options for CSV files do not fit."""
+    folder = Path("mosei/Raw/v")
+    folder.mkdir(parents=True)
+    for clip in "012":
+        (folder / f"{clip}.mp4").write_text(clip)
+    rows = "v,0,Hi,Positive,train\nv,1,Hm,Neutral,train\nv,2,No,Negative,test\n"
+    Path("mosei/label.csv").write_text("video_id,clip_id,text,annotation,mode\n" + rows)
+    layout = ("ingest", "mosei", "--layout", "mosei")
+    told = run(*layout, "--dry-run").output
+    assert "label.csv: 3 clips, classes from column annotation" in told
+    found = load(run, *layout, "--merge", "Neutral=Negative", "--label-split", "train")
+    assert found["labels"]["counts"] == {"Negative": 1, "Positive": 1}
+    assert found["clips"]["added"] == 3
+    assert any("label.csv" in notice for notice in found["notices"])
+    clip = Store.open("mer-store").clips["v$_$2"]
+    assert (clip.corpus, clip.split, clip.group) == ("mosei", "test", "v")
+    assert "did you mean 'mosei'" in run("ingest", "mosei", "--layout", "mosi", ok=False).output
+    assert "--merge needs --layout" in run("ingest", "clips.csv", "--merge", "a=b", ok=False).output
+    assert "--delimiter goes with a CSV file" in run(*layout, "--delimiter", "tab", ok=False).output
+    assert "--media-root goes with a CSV file" in run(*layout, "--media-root", ".", ok=False).output

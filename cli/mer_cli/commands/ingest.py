@@ -82,8 +82,9 @@ def ingest(
                 catalogue, media_root=media_root, delimiter=delimiter, progress=report, **how
             )
         else:
-            if media_root is not None:
-                raise click.UsageError("--media-root goes with a CSV file: a layout knows where media are")
+            if media_root is not None or delimiter != ",":
+                option = "--delimiter" if media_root is None else "--media-root"
+                raise click.UsageError(f"{option} goes with a CSV file: a layout knows its own")
             read = read_layout(layout, catalogue, merge=dict(merge), classes=classes, progress=report, **how)
     done = ingest_into(
         store,

@@ -103,7 +103,10 @@ def other_command(made: Made, line: str) -> str:
 
 
 def _words(line: str) -> list[str]:
-    words = shlex.split(line)
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a command somebody else put into the journal need not be one
+        words = line.split()
     if "--store" in words:
         at = words.index("--store")
         del words[at : at + 2]
