@@ -385,6 +385,22 @@ def test_a_loss_that_is_no_number_publishes_nothing(store: Store, bases: Any, tm
     assert not tune(store, request(bases), work=tmp_path / "work").resumed
 
 
+def test_out_of_memory_says_what_helps(
+    store: Store, bases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When memory runs out the error names the options that need less, and others may be used at once."""
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Tunable, "rows", full)
+    with pytest.raises(ZooError, match="with 8 clips in a forward pass") as caught:
+        tune(store, request(bases), work=tmp_path / "work")
+    assert "--accumulate" in caught.value.remedy
+    monkeypatch.undo()
+    tune(store, request(bases, settings=replace(QUICK, batch_size=2)), work=tmp_path / "work")
+
+
 def test_a_taken_name_is_refused_before_any_work(store: Store, bases: Any, tmp_path: Path) -> None:
     """NameTaken comes at once: no folder is made, nothing is loaded."""
     tune(store, request(bases), work=tmp_path / "work")

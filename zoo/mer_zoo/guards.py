@@ -41,7 +41,7 @@ def leaks(
     return (
         *tuned_on_validation(store, inputs, folds),
         *_copies_over_folds(clips, folds),
-        *_copies_in_test(store, clips),
+        *copies_in_test(store, clips),
     )
 
 
@@ -132,7 +132,8 @@ def _by_content(clips: "Iterable[Clip]", side: "Callable[[Clip], int]") -> list[
     return [(keys[content], sides[content]) for content in keys]
 
 
-def _copies_in_test(store: "Store", clips: "Sequence[Clip]") -> list[str]:
+def copies_in_test(store: "Store", clips: "Sequence[Clip]") -> list[str]:
+    """Say how many clips that train are copies, under other names, of test clips."""
     held_out = {
         clip.content_hash for clip in store.clips.values() if clip.split == TEST and clip.content_hash
     }

@@ -1,6 +1,7 @@
 """An encoder being tuned with a class head on top, as the trainer sees it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -67,6 +68,9 @@ class Tuned(nn.Module):
     def __init__(self, tunable: "Tunable", head: Head) -> None:
         super().__init__()
         self.tunable, self.net, self.head = tunable, tunable.net, head
+        spread = getattr(tunable.extractor.net, "hf_device_map", None)
+        if spread is not None:  # then neither Trainer nor accelerate moves it to one device
+            self.hf_device_map = spread
 
     def forward(self, inputs: Sequence[Any]) -> Tensor:
         """Return logits float32 `[B, C]` of B prepared clips."""
@@ -104,9 +108,15 @@ class Tuned(nn.Module):
         ]
 
 
+def kept_random() -> AbstractContextManager[None]:
+    """Leave torch's random generators as they were, whatever is drawn inside."""
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    return torch.random.fork_rng(gpus)
+
+
 def make_head(tunable: "Tunable", classes: int, *, pool: str, dropout: float, seed: int) -> Head:
     """Return a head of random weights that the seed decides, on the device rows come from."""
-    with torch.random.fork_rng():
+    with kept_random():
         torch.manual_seed(seed)
         head = Head(tunable.width, classes, pool, dropout)
     # Quantised and spread-out bases keep weights in odd places; what is trained is where rows end up.

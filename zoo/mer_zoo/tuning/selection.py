@@ -14,6 +14,7 @@ from mer_plugins.contract import ExtractorCard
 from mer_plugins.host import find_extractor, make_extractor
 from mer_plugins.transformer import TransformerExtractor
 from mer_zoo.errors import ZooError
+from mer_zoo.guards import copies_in_test
 from mer_zoo.trainset import TrainSet, default_layer, train_set
 from mer_zoo.tuning.settings import TuneRequest, TuneSettings
 
@@ -85,7 +86,9 @@ def select(store: "Store", request: TuneRequest) -> Selection:
             f"none of the {int(chosen.human.sum())} labelled clips has {card.modality}",
             f"ingest a catalogue with a column {card.modality}, or tune another encoder",
         )
-    return Selection(request, card, extractor, layers, probe, chosen.take(has), left_out)
+    kept = chosen.take(has)
+    kept = replace(kept, notices=(*kept.notices, *copies_in_test(store, kept.clips)))
+    return Selection(request, card, extractor, layers, probe, kept, left_out)
 
 
 def check_name_is_free(store: "Store", name: str) -> None:

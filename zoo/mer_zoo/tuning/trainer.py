@@ -28,7 +28,7 @@ from mer_zoo.errors import ZooError
 from mer_zoo.training import Diverged, loss_of
 from mer_zoo.tuning.batches import Batches, in_order
 from mer_zoo.tuning.history import STATE, TIES, Epochs, best, epochs_of, is_over, last_checkpoint, waited
-from mer_zoo.tuning.model import Tuned
+from mer_zoo.tuning.model import Tuned, kept_random
 from mer_zoo.tuning.settings import TuneSettings
 
 _WEIGHTS = "model.safetensors"
@@ -269,7 +269,7 @@ def check_device(device: torch.device) -> None:
 def _undisturbed() -> Iterator[None]:
     """Leave the process as it was: Trainer seeds every random generator there is."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is what Trainer seeds
-    with torch.random.fork_rng(), quiet():
+    with kept_random(), quiet():
         try:
             yield
         finally:

@@ -11,8 +11,10 @@ import torch
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
+from mer_plugins.batches import out_of_memory
 from mer_plugins.tunable import Tunable
 from mer_zoo.devices import find_device
+from mer_zoo.errors import ZooError
 from mer_zoo.planning import targets_of
 from mer_zoo.settings import Settings
 from mer_zoo.training import Diverged, Member, Targets, loss_targets
@@ -26,7 +28,7 @@ from mer_zoo.tuning.publish import HEAD
 from mer_zoo.tuning.result import TuneResult
 from mer_zoo.tuning.selection import Selection, method_of, select
 from mer_zoo.tuning.settings import TuneRequest, TuneSettings
-from mer_zoo.tuning.trainer import check_device, fit
+from mer_zoo.tuning.trainer import check_device, fit, precision
 from mer_zoo.tuning.work import Work, default_folder
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def tune(
     selection = select(store, request)
     device = find_device(request.options.device)
     check_device(device)
+    precision(request.settings.precision, device)
     folder = Work(work or default_folder(store, request.name))
     with folder.held():
         resumed = folder.begin(selection.plan(), restart=restart)
@@ -85,11 +88,22 @@ def tune(
         except Diverged:
             folder.remove()  # the same again would diverge again, and other settings begin anew
             raise
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                raise _too_large(request) from error
+            raise
         finally:
             selection.extractor.close()
         done = finish(store, job, results, command, message)
         folder.remove()
     return TuneResult(**done, resumed=resumed, seconds=time.monotonic() - began)
+
+
+def _too_large(request: TuneRequest) -> ZooError:
+    return ZooError(
+        f"memory ran out with {request.settings.batch_size} clips in a forward pass",
+        "use a smaller --batch-size with --accumulate, --gradient-checkpointing, --most, or --quantize",
+    )
 
 
 def _silent(what: str, done: int, total: int) -> None:

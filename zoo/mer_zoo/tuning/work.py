@@ -64,7 +64,7 @@ class Work:
         """
         if restart:
             self._clear()
-        begun = any(path.is_dir() for path in self.folder.iterdir())
+        begun = any(any(self.folder.glob(f"*/{what}")) for what in ("checkpoint-*", DONE))
         if not begun:
             self._clear()  # a plan nothing was done about binds nobody
         self.same(_PLAN, plan)
