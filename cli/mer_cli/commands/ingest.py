@@ -66,26 +66,21 @@ def ingest(
     emotion or label. Doing it again with the same file changes nothing. With --layout, --classes also says
     which of the corpus's classes are wanted.
     """
-    from mer_featurestore.catalogue import read_catalogue
     from mer_featurestore.ingest import ingest as ingest_into
-    from mer_featurestore.layouts import read_layout
 
     store = open_store(store_url)
-    how: dict[str, Any] = {
-        "columns": dict(columns), "corpus": corpus, "allow_missing": allow_missing, "hash_media": not no_hash
-    }  # fmt: skip
     with progress("reading media") as report:
-        if layout is None:
-            if merge:
-                raise click.UsageError("--merge needs --layout")
-            read = read_catalogue(
-                catalogue, media_root=media_root, delimiter=delimiter, progress=report, **how
-            )
-        else:
-            if media_root is not None or delimiter != ",":
-                option = "--delimiter" if media_root is None else "--media-root"
-                raise click.UsageError(f"{option} goes with a CSV file: a layout knows its own")
-            read = read_layout(layout, catalogue, merge=dict(merge), classes=classes, progress=report, **how)
+        read = _read(
+            catalogue,
+            layout,
+            columns=dict(columns),
+            corpus=corpus,
+            allow_missing=allow_missing,
+            hash_media=not no_hash,
+            progress=report,
+            of_csv={"media_root": media_root, "delimiter": delimiter},
+            of_layout={"merge": dict(merge), "classes": classes},
+        )
     done = ingest_into(
         store,
         read,
@@ -97,6 +92,25 @@ def ingest(
         command=command_line(),
     )
     emit(_document(done, read, dry_run), lambda: _print(done, read, dry_run))
+
+
+def _read(
+    path: Path, layout: str | None, of_csv: dict[str, Any], of_layout: dict[str, Any], **how: Any
+) -> "Catalogue":
+    from mer_featurestore.catalogue import read_catalogue
+    from mer_featurestore.layouts import read_layout
+
+    if layout is None:
+        if of_layout["merge"]:
+            raise click.UsageError("--merge needs --layout")
+        return read_catalogue(path, **of_csv, **how)
+    for option, given in (
+        ("--media-root", of_csv["media_root"]),
+        ("--delimiter", of_csv["delimiter"] != ","),
+    ):
+        if given:
+            raise click.UsageError(f"{option} goes with a CSV file: a layout knows its own")
+    return read_layout(layout, path, **of_layout, **how)
 
 
 def _document(done: "IngestReport", read: "Catalogue", dry_run: bool) -> dict[str, object]:
