@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 
 from mer_cli import fs, zoo
 from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
+from mer_plugins.samples import sample_clips
+from support.tiny import clip as tiny_clip
 
 N = 120
 
@@ -125,7 +127,7 @@ def test_align_as_the_issue_types_it(store: Store) -> None:
     assert "clip-aligned" in run(store, "mer-fs", "adapters").stdout
     again = run(store, "mer-zoo", *words)
     assert again.exit_code == 1
-    assert "choose another name" in again.stderr
+    assert "choose another --as" in again.stderr
 
 
 def test_align_in_json(store: Store) -> None:
@@ -147,3 +149,42 @@ def test_align_in_json(store: Store) -> None:
     assert found["retrieval"] == recorded["retrieval"]
     assert found["settings"]["loss"] == "cosine"
     assert found["held_out"] == "train"
+
+
+def test_options_of_the_encoder_go_with_it(store: Store) -> None:
+    """What is said of an encoder is refused where none is adapted, and a plugin without one is told."""
+    words = ("align", "clip-vit-large", "--to", "hubert-large-lora-UTT", "--as", "a")
+    found = run(store, "mer-zoo", *words, "--rank", "4", "--option", "fps=2")
+    assert found.exit_code == 2
+    assert "--rank, --option goes with --encoder" in found.stderr
+    found = run(store, "mer-zoo", "align", "face-pixels", *words[2:], "--encoder")
+    assert found.exit_code == 1
+    assert "face-pixels is no base encoder that can be adapted" in found.stderr
+
+
+def test_an_encoder_is_aligned_as_typed(tmp_path: Path) -> None:
+    """`--encoder` with a checkpoint on disk adapts it from media, and extract --adapter writes the space."""
+    tiny_clip(tmp_path / "clip")
+    films = [clip.video for clip in sample_clips(tmp_path, "video")]
+    store = Store.create(tmp_path / "store")
+    store.clips.add(
+        Clip(key=f"c{i:02d}", split="unlabeled", speaker=str(i % 5), video=films[i % len(films)])
+        for i in range(20)
+    )
+    spec = SpaceSpec(name="v-UTT", modality="audio", level="utt", row_shape=(3,), made_by={"plugin": "v"})
+    with store.features.writer(spec) as writer:
+        for i in range(20):
+            writer.add(f"c{i:02d}", np.random.default_rng(i).normal(size=3))
+    own = ("--model", str(tmp_path / "clip"), "--option", "face=none", "--device", "cpu")
+    found = run(
+        store, "mer-zoo", "align", "hf-image", "--to", "v", "--as", "seen", "--encoder", "--layers", "4",
+        "--encoder-epochs", "1", "--epochs", "2", "--work", str(tmp_path / "work"), *own,
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "above head alone" in found.stdout
+    extracted = run(
+        store, "mer-fs", "extract", "--plugin", "hf-image", "--adapter", "seen", "--as", "seen", *own
+    )
+    assert extracted.exit_code == 0, extracted.output
+    store.refresh()
+    assert store.features["seen-UTT"].spec.row_shape == (3,)

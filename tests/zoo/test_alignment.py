@@ -231,7 +231,7 @@ def test_speakers_are_on_one_side(store: Store) -> None:
         ({"held_out": "unlabeled"}, ZooError, "cannot both train and be held out"),
         ({"splits": ("few",)}, ZooError, "too few clips"),
         ({"labels": "golden"}, UnknownName, "did you mean 'gold'"),
-        ({"name": "taken"}, NameTaken, "choose another name"),
+        ({"name": "taken"}, NameTaken, "choose another --as"),
         ({"judge": "gold"}, ZooError, "no held-out clip has a human label"),
     ],
 )
