@@ -215,3 +215,40 @@ def test_half_precision_stays_close() -> None:
     assert half.dtype == torch.bfloat16
     assert (full - half.float()).norm() < 0.03 * full.norm()
     assert isinstance(model, BaichuanModel)
+
+
+# Names and shapes as the index files of the published 13B checkpoints list them; {} is a block, 0 to 39.
+BLOCK_13B = {
+    "model.layers.{}.self_attn.W_pack.weight": (15360, 5120),
+    "model.layers.{}.self_attn.o_proj.weight": (5120, 5120),
+    "model.layers.{}.mlp.gate_proj.weight": (13696, 5120),
+    "model.layers.{}.mlp.up_proj.weight": (13696, 5120),
+    "model.layers.{}.mlp.down_proj.weight": (5120, 13696),
+    "model.layers.{}.input_layernorm.weight": (5120,),
+    "model.layers.{}.post_attention_layernorm.weight": (5120,),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary"), [("Baichuan-13B-Base", 64_000), ("Baichuan2-13B-Base", 125_696)]
+)
+def test_published_13b_weights_fit_and_take_a_lora(name: str, vocabulary: int, tmp_path: Path) -> None:
+    """Tensors of the published names and shapes load strictly, and a LoRA of layers 16-21 goes onto them."""
+    from mer_plugins.tunable import Method
+    from mer_plugins.tuners import LowRank, target_names
+
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]))
+    shapes = {"model.embed_tokens.weight": (vocabulary, 5120), "model.norm.weight": (5120,)}
+    shapes |= {key.format(k): shape for k in range(40) for key, shape in BLOCK_13B.items()}
+    shapes["lm_head.weight"] = (vocabulary, 5120)
+    with torch.device("meta"):
+        model = BaichuanForCausalLM(BaichuanConfig.from_pretrained(tmp_path))
+        tensors = {key: torch.empty(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}
+    model.load_state_dict(tensors, strict=True, assign=True)
+    encoder = model.model.requires_grad_(False)
+    with torch.device("meta"):
+        lora = LowRank(encoder, Method(rank=8), target_names(encoder, range(15, 21), ()))
+    trained = lora.parameters()
+    assert sum(weight.numel() for weight in trained.values()) == 6 * 8 * ((5120 + 15360) + (5120 + 5120))
+    assert {name.split(".")[1] for name in trained} == {"15", "16", "17", "18", "19", "20"}
+    assert {name.split(".")[3] for name in trained} == {"W_pack", "o_proj"}

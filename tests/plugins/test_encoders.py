@@ -93,6 +93,40 @@ def test_whisper_windows(tmp_path: Path) -> None:
     assert np.array_equal(whole[-50:], last[-50:])
 
 
+def test_whisper_context(tmp_path: Path) -> None:
+    """With fewer positions, rows are those of an encoder that has no others, and the fingerprint says so."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    model = checkpoints.whisper(tmp_path / "model", max_source_positions=150)
+    tensors = WhisperForConditionalGeneration.from_pretrained(model).model.encoder.state_dict()
+    tensors["embed_positions.weight"] = tensors["embed_positions.weight"][:100]
+    facts = json.loads((model / "config.json").read_text()) | {"max_source_positions": 100}
+    short = WhisperEncoder(WhisperConfig(**facts)).eval()
+    short.load_state_dict(tensors)
+    hear = WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    extractor = Whisper(Options(model=str(model), layers="last", device="cpu", extra={"context": "2"}))
+    extractor.load()
+    sound = voice(1.5)
+    (got,) = extractor.encode([sound])
+    with torch.inference_mode():
+        mel = hear(sound, sampling_rate=16_000, return_tensors="pt").input_features
+        expected = short(mel).last_hidden_state[0, :75]
+    assert np.array_equal(got, expected.numpy())
+    long = voice(5.3)
+    (windowed,) = extractor.encode([long])
+    assert windowed.shape == (265, 8)
+    assert extractor.cost(long) == 4  # windows of 100 rows that overlap by 25 at least
+    assert np.array_equal(windowed[:80], extractor.encode([long[: 100 * 320]])[0][:80])
+    whole = Whisper(Options(model=str(model), layers="last"))
+    said = [Whisper(Options(model=str(model), layers="last", extra={"context": c})) for c in ("3", "30")]
+    assert all(other.made_by() == whole.made_by() for other in said)
+    assert whole.made_by()["window"] == [150, 100]
+    assert extractor.made_by()["window"] == [100, 25]
+    with pytest.raises(PluginError, match="whole number from 1 to 30"):
+        Whisper(Options(model=str(model), extra={"context": "0.5"}))
+
+
 def test_whisper_refuses_random_tensors(whisper: Path, tmp_path: Path) -> None:
     """A checkpoint that lacks a tensor is refused by name; nothing is filled with random numbers."""
     tensors = load_file(whisper / "model.safetensors")
