@@ -188,6 +188,32 @@ def test_self_train(tmp_path: Path) -> None:
     assert "begun with other options: training.seed was 0 and is 1" in refused.stderr
 
 
+def test_warm_as_typed(tmp_path: Path) -> None:
+    """A loop and a single run go on from earlier weights; a run that does not fit is refused in one line."""
+    url = make_store(tmp_path / "store").url
+    line = (
+        "self-train",
+        "mlp",
+        "--features",
+        "sound-UTT",
+        "--rounds",
+        "1",
+        "--threshold",
+        "0.4",
+        "--warm",
+        *QUICK,
+    )
+    assert run(url, *line).exit_code == 0
+    assert as_json(url, "show", "round1-mlp-sound-UTT")["config"]["warm"] == "round0-mlp-sound-UTT"
+    on = ("train", "mlp", "--features", "sound-UTT", "--labels", "round1", "--warm", "round1-mlp-sound-UTT")
+    assert run(url, *on, *QUICK, "--as", "on").exit_code == 0
+    assert "began with the weights of round1-mlp-sound-UTT" in run(url, "show", "on").output
+    refused = run(url, *on, *QUICK, "--seed", "5")
+    assert refused.exit_code == 1
+    assert "use --folds 3 --seed 0" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
 def test_experiments(url: str, tmp_path: Path) -> None:
     """Each experiment as typed prints a table, goes on record, and its figure can be copied out."""
     quick = ("--folds", "2", "--epochs", "2", "--lr", "0.02")
@@ -235,6 +261,12 @@ def test_robustness_media(tmp_path: Path) -> None:
     done = run(store.url, "robustness-media", "m", *extraction, "--snr", "5")
     assert done.exit_code == 0, done.output
     assert "audio, noise at 5 dB in the media" in done.output
+    assert "audio, silent for 50% of the time" in done.output
+    assert "audio, silent throughout" in done.output
+    assert "clips without" in done.output
+    nonsense = run(store.url, "robustness-media", "m", *extraction, "--masked", "2")
+    assert nonsense.exit_code == 1
+    assert "use 1 stretch or more, and shares above 0" in nonsense.stderr
     refused = run(store.url, "robustness-media", "m", "--plugin", "prosody", "--as", "other")
     assert refused.exit_code == 1
     assert "repeat the options of the mer-fs extract that made it" in refused.stderr
