@@ -358,8 +358,8 @@ def export(store: "Store", name: str, to: Path) -> list[Path]:
 def how_to_make(name: str) -> str:
     """Say how an adapter comes into a store."""
     return (
-        "train one with peft, save it with save_pretrained(FOLDER), "
-        f"then: mer-fs adapters add FOLDER --as {name}"
+        f"train one: mer-zoo tune PLUGIN --labels LAYER --as {name}; or with peft, save it with "
+        f"save_pretrained(FOLDER), then: mer-fs adapters add FOLDER --as {name}"
     )
 
 

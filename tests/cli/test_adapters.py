@@ -126,4 +126,4 @@ def test_conformance_with_an_adapter(store: Store, tmp_path: Path) -> None:
         assert {one["outcome"] for one in json.loads(done.stdout)} == {"passed"}
     missing = mer_fs(store, *check, "--adapter", "y")
     assert missing.exit_code == 1
-    assert "adapter 'y'" in missing.output
+    assert "no adapter named 'y'" in missing.output

@@ -272,7 +272,7 @@ def test_no_adapter_there(base: Callable, store: Store) -> None:
     """Without an adapter the error says how to make one, and where to put it."""
     options = Options(model=str(base("hubert-large")))
     with pytest.raises(
-        UnknownName, match=r"the store has none; train one with peft.*adapters add FOLDER --as"
+        UnknownName, match=r"the store has none; train one: mer-zoo tune .*adapters add FOLDER --as"
     ):
         plan(store, Request(plugin="hubert-large-lora", options=options))
     with pytest.raises(PluginError, match="say --adapter PATH_OR_NAME"):

@@ -73,7 +73,9 @@ def _list(store_url: str, at: int | None) -> None:
 
 def _table(found: list[dict[str, Any]]) -> None:
     if not found:
-        click.echo("no adapters yet; add one that peft saved: mer-fs adapters add FOLDER --as NAME")
+        click.echo(
+            "no adapters yet; mer-zoo tune trains one, mer-fs adapters add FOLDER --as NAME takes one in"
+        )
         return
     columns = ("adapter", "type", "base", "rank", "blocks", "changes", "parameters", "folds", "labels")
     facts = ("type", "base", "rank", "layers", "targets", "parameters")
