@@ -18,6 +18,7 @@ from mer_cli.plugin_options import no_plugin_option
 @click.option("--model", metavar="PATH|ID", help="Its checkpoint, as in mer-fs extract.")
 @click.option("--revision", metavar="REV", help="As in mer-fs extract.")
 @click.option("--adapter", default="", metavar="NAME|PATH", help="As in mer-fs extract.")
+@click.option("--others", type=click.Choice(["mean", "all"]), help="As in mer-fs extract.")
 @click.option("--layers", metavar="WHICH", help="As in mer-fs extract.")
 @names_option("--level", "levels", "As in mer-fs extract.")
 @click.option("--as", "name", default="", metavar="STEM", help="Name of the spaces, as in mer-fs extract.")
@@ -54,7 +55,7 @@ def robustness_media(run: str, store_url: str, figure: Path | None, **options: A
     from mer_plugins.pipeline import Request
     from mer_zoo.robustness_media import robustness_media as corrupt
 
-    of_encoder = {option: options.pop(option) for option in ("model", "revision", "layers")}
+    of_encoder = {option: options.pop(option) for option in ("model", "revision", "layers", "others")}
     extra = dict(options.pop("extra"))
     names = ("plugin", "adapter", "levels", "name", "dtype", "frame_hz")
     asked = {option: options.pop(option) for option in names}
