@@ -157,6 +157,21 @@ def test_work_goes_on_with_the_same_plan_only(tmp_path: Path) -> None:
         assert work.done("one") is None
 
 
+def test_nothing_of_somebody_else_is_deleted(tmp_path: Path) -> None:
+    """A work folder that has other things in it keeps them; one that has not is gone in the end."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "thesis.tex").write_text("mine")
+    for folder in ("w", "empty"):
+        work = Work(tmp_path / folder)
+        with work.held():
+            work.begin({"a": 1}, restart=True)
+            with work.finishing("one") as made:
+                (made / "x").write_text("x")
+            work.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+    assert [path.name for path in (tmp_path / "w").iterdir()] == ["thesis.tex"]
+
+
 def test_two_processes_do_not_tune_in_one_folder(tmp_path: Path) -> None:
     """While one holds the folder, another is refused."""
     work = Work(tmp_path / "w")

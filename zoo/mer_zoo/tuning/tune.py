@@ -29,7 +29,7 @@ from mer_zoo.tuning.result import TuneResult
 from mer_zoo.tuning.selection import Selection, method_of, select
 from mer_zoo.tuning.settings import TuneRequest, TuneSettings
 from mer_zoo.tuning.trainer import check_device, fit, precision
-from mer_zoo.tuning.work import Work, default_folder
+from mer_zoo.tuning.work import CLIPS, Work, default_folder
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -131,7 +131,7 @@ def _prepare(
     chosen = before.take(usable)
     check_classes(chosen, before.label.tolist(), media.reasons)
     media.only(usable)
-    work.same("clips.json", {"left_out": sorted(media.reasons)})
+    work.same(CLIPS, {"left_out": sorted(media.reasons)})
     parts = divide(
         chosen,
         folds=request.folds,
@@ -145,7 +145,7 @@ def _prepare(
 
 def _train_all(job: Job) -> dict[str, Path]:
     """Train what is not finished yet; return each part's folder."""
-    start = {name: tensor.detach().clone() for name, tensor in job.tunable.state().items()}
+    start = {name: tensor.detach().cpu().clone() for name, tensor in job.tunable.state().items()}
     found: dict[str, Path] = {}
     for part in job.parts.parts:
         done = job.work.done(part.name)

@@ -8,9 +8,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ from mer_zoo.errors import ZooError
 if TYPE_CHECKING:
     from mer_featurestore import Store
 
-_PLAN, _LOCK, DONE, _MAKING = "plan.json", "lock", "done", "making"
+CLIPS, DONE = "clips.json", "done"
+_PLAN, _LOCK, _MAKING = "plan.json", "lock", "making"
+_RECORDS = (_PLAN, CLIPS)
+_PART = re.compile(r"fold-\d+|all|one|bundle")
 
 
 def default_folder(store: "Store", name: str) -> Path:
@@ -112,14 +116,17 @@ class Work:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
     def remove(self) -> None:
-        """Delete everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete what was written here, and the folder if nothing else is in it."""
+        self._clear()
+        (self.folder / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _clear(self) -> None:
-        for path in self.folder.iterdir():
-            if path.is_dir():
+        for path in self.folder.iterdir():  # somebody may have named a folder with things of their own
+            if path.is_dir() and _PART.fullmatch(path.name):
                 shutil.rmtree(path)
-            elif path.name != _LOCK:
+            elif path.name in _RECORDS:
                 path.unlink()
 
 
