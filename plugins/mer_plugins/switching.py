@@ -14,13 +14,11 @@ from typing import Any
 
 from mer_plugins.adapter_files import BOTTLENECK, REPLACED
 from mer_plugins.adapters import Adapter
+from mer_plugins.audio.wavlm import through_modules
 from mer_plugins.bottleneck import attach_bottlenecks
 from mer_plugins.errors import PluginError
 from mer_plugins.fitted import first_line, known_prefixes, refusal, write_fitted
 from mer_plugins.transformer import home
-
-# Modules whose weights a model's code takes without calling them: what lies beside them is never asked.
-_BYPASSED = {"wavlm": ("q_proj", "k_proj", "v_proj", "out_proj")}
 
 
 class Switch(ABC):
@@ -55,13 +53,8 @@ class _Beside(Switch):
     def __init__(self, net: Any, adapter: Adapter, prefixes: Sequence[str]) -> None:
         from peft import PeftModel
 
-        bypassed = _BYPASSED.get(net.config.model_type, ())
-        if targets := sorted(set(adapter.card["targets"]) & set(bypassed)):
-            raise PluginError(
-                f"adapter {adapter.name} changes {', '.join(targets)}, whose weights {net.config.model_type} "
-                "models take without calling them, so that nothing unmerged acts there",
-                "train the folds on other modules, such as intermediate_dense and output_dense",
-            )
+        if net.config.model_type == "wavlm":
+            through_modules(net)  # else nothing beside its attention's maps would ever be asked
         with tempfile.TemporaryDirectory(prefix="mer-adapter-") as root, warnings.catch_warnings():
             files = _weights(adapter)
             for fold, file in files.items():  # before peft renames modules

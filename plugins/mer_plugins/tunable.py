@@ -262,6 +262,13 @@ class Still(nn.Module):
 
 
 def _check(extractor: "TransformerExtractor[Any]", method: Method, quantize: str) -> None:
+    from mer_plugins.transformer import TransformerExtractor
+
+    if not isinstance(extractor, TransformerExtractor):
+        raise PluginError(
+            f"{type(extractor).__name__} has no transformer to tune",
+            "take one of the encoders of docs/encoders.md",
+        )
     if extractor.adapter is not None:
         raise PluginError(
             f"{extractor.source.model} has adapter {extractor.adapter.name} in it",

@@ -471,6 +471,8 @@ def test_what_cannot_be_attached(make: Make, root: Path, extracted: Any) -> None
     with pytest.raises(PluginError, match="is called q_pro") as error:
         Tunable.attach(make("hubert-large"), Method(targets=("q_pro",)), seed=0)
     assert "q_proj" in error.value.remedy
+    with pytest.raises(PluginError, match="Prosody has no transformer"):
+        Tunable.attach(make_extractor(find_extractor("prosody"), Options()), Method(), seed=0)
     with pytest.raises(PluginError, match="layer axis"):
         Tunable.attach(make("hubert-large", layers="all"), Method(), seed=0)
     with pytest.raises(UnknownName, match="quantisation"):
