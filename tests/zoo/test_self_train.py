@@ -234,6 +234,17 @@ def test_it_stops_when_the_score_does_not_rise(store: Store) -> None:
     assert all(b > a for a, b in itertools.pairwise(wafs[:-1]))
 
 
+def test_a_loop_over_test_clips_says_so(store: Store) -> None:
+    """Asked for by name, test clips are labelled with a warning, and do not train."""
+    gold = store.labels["gold"]
+    only = {key: gold[key] for key in gold.keys if key.startswith("train")}
+    store.labels.add(LabelLayer.human("train-only", ("angry", "happy", "sad"), only))
+    told: list[str] = []
+    loop(store, members=[], rounds=1, labels="train-only", split="test", told=told.append)
+    assert "Note: these are test clips: a model trained on this layer leaves them out" in told
+    assert find_run(store, "round1-mlp").config.pseudo == ()
+
+
 def test_it_stops_when_nothing_is_sure(store: Store) -> None:
     """A threshold that nobody reaches ends the loop with the human labels alone."""
     found = loop(store, members=[], rules=make_rules(threshold=1.0))

@@ -249,6 +249,8 @@ def _publish(work: _Work, k: int) -> None:
         **rules.to_json(),
     )
     work.told(f"published {work.layer(k)}: {made.kept} of {made.judged} clips")
+    for notice in made.notices:
+        work.told(f"Note: {notice}")
 
 
 def _confusion(work: _Work, k: int) -> NDArray[np.int64]:

@@ -57,10 +57,11 @@ def sweep_threshold(
         name = f"{course.name}-{threshold:g}"
         asked = {"threshold": threshold, "vote": vote, "calibrate": calibrate, "split": split}
         try:
-            layer = _layer(store, course, name, exam.labels, runs, asked)
+            layer, told = _layer(store, course, name, exam.labels, runs, asked)
         except NothingKept as error:
             notices.append(f"{threshold:g}: {error.message}")
             continue
+        notices += told
         line = f"p > {threshold:g}"
         made = trained(store, course, f"{threshold:g}", model, labels=name)
         said[line] = decisions(store, course, exam, made)
@@ -70,7 +71,7 @@ def sweep_threshold(
     return keep(
         store, "threshold-sweep", f"{course.judge} ({exam.truth})", lines, parents=parents,
         facts={"model": model, "members": list(runs), "vote": vote, "calibrate": calibrate, "audit": audit},
-        notices=notices, command=course.command,
+        notices=tuple(dict.fromkeys(notices)), command=course.command,
     )  # fmt: skip
 
 
@@ -88,17 +89,18 @@ def read_thresholds(texts: Sequence[str]) -> list[float]:
 
 def _layer(
     store: "Store", course: Course, name: str, over: str, runs: Sequence[str], asked: dict[str, Any]
-) -> LabelLayer:
-    """Publish a round, or take the one that is there from an earlier, interrupted time."""
+) -> tuple[LabelLayer, tuple[str, ...]]:
+    """Publish a round, or take the one that is there from an earlier, interrupted time; with its notices."""
     if name not in store.labels:
         options: dict[str, Any] = {"device": course.device, "command": course.command}
-        return pseudo_label(store, runs, over, name=name, **options, **asked).layer
+        made = pseudo_label(store, runs, over, name=name, **options, **asked)
+        return made.layer, made.notices
     layer = store.labels[name]
     there = {option: layer.attrs.get(option) for option in ("vote", "calibrate", "split")}
     there["threshold"] = layer.attrs.get("select_params", {}).get("threshold")
     if there != asked or list(layer.attrs.get("members", ())) != list(runs):
         raise NameTaken(f"there is a layer {name!r} that was made otherwise", "choose another --as")
-    return layer
+    return layer, ()
 
 
 def _precision(store: "Store", layer: LabelLayer, audit: str | None) -> dict[str, Any]:
