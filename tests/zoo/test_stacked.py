@@ -16,7 +16,7 @@ from mer_zoo.fit import fit
 from mer_zoo.models.blocks import Dropout
 from mer_zoo.registry import build_model, find_model, models
 from mer_zoo.settings import Settings
-from mer_zoo.stacked import stacks
+from mer_zoo.stacked import Stack, stacks
 from mer_zoo.training import Diverged, Fitted, Member, Progress, Targets, Task
 
 CLASSES, CLIPS = 3, 30
@@ -159,6 +159,42 @@ class Noisy(nn.Module):
         for _ in range(self.times):
             x = self.dropout(x)
         return Output(self.head(x))
+
+
+class TwoRates(nn.Module):
+    """A model that drops at two rates."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.first, self.second = Dropout(rate), Dropout(0.7)
+        self.hidden, self.head = nn.Linear(WIDTHS["audio"], 7), nn.Linear(7, CLASSES)
+
+    def forward(self, batch: Batch) -> Output:
+        """Drop twice on the way to logits."""
+        hidden = torch.relu(self.hidden(self.first(batch["audio"].features.mean(1))))
+        return Output(self.head(self.second(hidden)))
+
+
+def test_a_model_may_drop_at_two_rates() -> None:
+    """Each dropout keeps its own rate within a stack, and each member its own."""
+    problem = replace(task(), build=lambda params: TwoRates(params["dropout"]))
+    mixed = [replace(m, params={"dropout": rate}) for m, rate in zip(members(), (0.1, 0.3, 0.7), strict=True)]
+    assert stacks(problem, mixed) == [[0, 1, 2]]
+    assert_same(fit(problem, mixed), fit(problem, mixed, stack=False))
+
+
+@pytest.mark.parametrize("model", ["attention", "attention-topn", "lf-dnn", "logreg", "mlp"])
+def test_models_that_take_stacks_give_what_mapping_gives(model: str) -> None:
+    """A model that says `stacks` gives the losses and predictions that `vmap` gives for it."""
+    problem, several = task(model), members()
+    found = []
+    for by_itself in (True, False):
+        stack = Stack(problem, several)
+        assert stack.stacks
+        stack.stacks = by_itself
+        found.append((torch.tensor([stack.train_epoch() for _ in range(2)]), *stack.validation_logits()))
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("layer", "times"), [(nn.Dropout(0.5), 1), (Dropout(0.5), 2), (nn.RReLU(), 1)])

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mer_zoo.models.blocks import noise_from
 from mer_zoo.prepared import logits_of
 from mer_zoo.training import (
     Fitted,
@@ -30,7 +32,8 @@ def fit_one(task: Task, member: Member, track: Callable[[Fitted, bool], None]) -
         Diverged: Its loss became infinite or NaN.
     """
     device, settings = task.targets.probs.device, member.settings
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with forked, noise_from(np.random.SFC64(member.seed)):
         torch.manual_seed(member.seed)
         module = task.module(member)
         order = torch.Generator().manual_seed(member.seed)

@@ -244,9 +244,12 @@ def weighed(targets: Targets, share: Tensor, smoothing: Tensor | float) -> tuple
 
 
 def loss_of(output: Output, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean cross-entropy of soft targets `[B, C]` weighted by clip `[B]`, plus the model's own losses."""
-    entropy = -(target * F.log_softmax(output.logits, -1)).sum(-1)
-    loss = (entropy * weight).sum() / weight.sum().clamp(min=1e-9)
+    """Mean cross-entropy of soft targets `[B, C]` weighted by clip `[B]`, plus the model's own losses.
+
+    Of stacked members, `[M, B, C]` and `[M, B]`, it is `[M]`.
+    """
+    entropy = (target * F.log_softmax(output.logits, -1)).sum(-1)
+    loss = -(entropy * weight).sum(-1) / weight.sum(-1).clamp(min=1e-9)
     for extra in output.losses.values():
         loss = loss + extra
     return loss

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mer_zoo.contract import Batch, Output, Sequences
 from mer_zoo.errors import ZooError
-from mer_zoo.models.blocks import MLP, Dropout, complete, in_order, masked_mean
+from mer_zoo.models.blocks import MLP, Dropout, Linear, complete, in_order, masked_mean
 
 
 class LastState(nn.Module):
@@ -90,25 +90,26 @@ class AttentionFusion(nn.Module):
         super().__init__()
         if level not in ENCODERS:
             raise ZooError(f"attention has no level {level!r}", "level is one of: " + ", ".join(ENCODERS))
-        self.inputs = dict(inputs)
+        self.inputs, self.stacks = dict(inputs), level == "utt"
         self.encoders = nn.ModuleDict(
             {name: ENCODERS[level](inputs[name], hidden, dropout) for name in in_order(inputs)}
         )
         self.mlp = MLP(hidden * len(inputs), hidden, dropout)
-        self.weights = nn.Linear(hidden, len(inputs))
-        self.head = nn.Linear(hidden, classes)
+        self.weights = Linear(hidden, len(inputs))
+        self.head = Linear(hidden, classes)
 
     def forward(self, batch: Batch) -> Output:
         """Map a batch of sequences to logits `[B, C]`."""
         hidden = [self._encode(name, seq) for name, seq in complete(batch, self.inputs).items()]
         joined = torch.cat(hidden, -1)
         weights = self.weights(self.mlp(joined))
-        fused = (joined.unflatten(-1, (len(hidden), -1)) * weights.unsqueeze(-1)).sum(-2)
+        each = joined.reshape(*joined.shape[:-1], len(hidden), -1)
+        fused = (each * weights.unsqueeze(-1)).sum(-2)
         return Output(self.head(fused))
 
     def _encode(self, name: str, sequences: Sequences) -> Tensor:
         encoded: Tensor = self.encoders[name](sequences)
-        return encoded * sequences.mask.any(1, keepdim=True).to(encoded.dtype)
+        return encoded * sequences.mask.any(-1, keepdim=True).to(encoded.dtype)
 
 
 ENCODERS: Mapping[str, type[MeanMLP | LastState]] = {"utt": MeanMLP, "frame": LastState}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mer_zoo.contract import Batch, Output
-from mer_zoo.models.blocks import Dropout
+from mer_zoo.models.blocks import Dropout, Linear
 from mer_zoo.models.unimodal import Unimodal
 
 
@@ -40,11 +40,12 @@ class LFDNN(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
+        self.stacks = level == "utt"
         self.unimodal = Unimodal(inputs, hidden, dropout, level)
         self.dropout = Dropout(dropout)
-        self.linear_1 = nn.Linear(hidden * len(inputs), hidden)
-        self.linear_2 = nn.Linear(hidden, hidden)
-        self.head = nn.Linear(hidden, classes)
+        self.linear_1 = Linear(hidden * len(inputs), hidden)
+        self.linear_2 = Linear(hidden, hidden)
+        self.head = Linear(hidden, classes)
 
     def forward(self, batch: Batch) -> Output:
         """Map a batch of sequences to logits `[B, C]`."""

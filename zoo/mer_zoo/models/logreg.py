@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mer_zoo.contract import Batch, Output
-from mer_zoo.models.blocks import Dropout, complete, masked_mean
+from mer_zoo.models.blocks import Dropout, Linear, complete, masked_mean
 
 
 class LogisticRegression(nn.Module):
@@ -24,13 +24,15 @@ class LogisticRegression(nn.Module):
         normalize: Whether each mean is normalised as said.
     """
 
+    stacks = True
+
     def __init__(
         self, inputs: Mapping[str, int], classes: int, *, dropout: float = 0.0, normalize: bool = True
     ) -> None:
         super().__init__()
         self.inputs, self.normalize = dict(inputs), normalize
         self.dropout = Dropout(dropout)
-        self.head = nn.Linear(sum(inputs.values()), classes)
+        self.head = Linear(sum(inputs.values()), classes)
 
     def forward(self, batch: Batch) -> Output:
         """Map a batch of sequences to logits `[B, C]`."""

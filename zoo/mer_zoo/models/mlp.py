@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mer_zoo.contract import Batch, Output
-from mer_zoo.models.blocks import MLP, Dropout, complete, masked_mean
+from mer_zoo.models.blocks import MLP, Dropout, Linear, complete, masked_mean
 
 
 class Probe(nn.Module):
@@ -19,6 +19,8 @@ class Probe(nn.Module):
         layers: Hidden layers; 0 makes it a linear probe.
         dropout: On the raw input.
     """
+
+    stacks = True
 
     def __init__(
         self,
@@ -34,7 +36,7 @@ class Probe(nn.Module):
         width = sum(inputs.values())
         self.encoder = MLP(width, hidden, dropout, layers)
         self.dropout = Dropout(dropout if layers else 0.0)
-        self.head = nn.Linear(hidden if layers else width, classes)
+        self.head = Linear(hidden if layers else width, classes)
 
     def forward(self, batch: Batch) -> Output:
         """Map a batch of sequences to logits `[B, C]`."""

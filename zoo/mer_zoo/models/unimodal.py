@@ -36,6 +36,6 @@ class Unimodal(nn.Module):
         """Return per modality `[B, h]`, zero where it is missing, and `[B]` bool, where it is there."""
         hidden, present = {}, {}
         for name, sequences in complete(batch, self.inputs).items():
-            present[name] = sequences.mask.any(1)
+            present[name] = sequences.mask.any(-1)
             hidden[name] = self.encoders[name](sequences) * present[name].unsqueeze(-1)
         return hidden, present
