@@ -50,7 +50,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Return a store of eight voices, six of them labelled."""
-    store = Store.create(tmp_path / "store")
+    store = Store.create(tmp_path / "voices")
     waves = [str(write_wav(tmp_path / f"{k}.wav", voice(0.3 + k / 20))) for k in range(8)]
     store.clips.add(Clip(key=f"k{k}", audio=wave) for k, wave in enumerate(waves))
     store.labels.add(LabelLayer.human("gold", ("happy", "sad"), dict.fromkeys(LABELLED, "sad")))
@@ -332,6 +332,20 @@ def test_folds_survive_export(base: Callable, store: Store, tmp_path: Path) -> N
     assert again.json("card.json") == bundle.json("card.json")
     assert again.parents == ()
     assert adapters.of_bundle(again).made_by == adapters.of_bundle(bundle).made_by
+
+
+def test_folds_in_any_store(any_url: str, base: Callable, store: Store, tmp_path: Path) -> None:
+    """In a folder and on S3 an adapter with folds is the same adapter, and extracts the same rows."""
+    folder = marked(tmp_path, base("hubert-large"))
+    adapting.projection(folder, 32, 5)
+    there = Store.create(any_url)
+    there.clips.add(store.clips.values())
+    adapters.add(there, folder, "folds")
+    found = adapters.find(Store.open(any_url), "folds")
+    assert found.made_by == adapters.read_folder(folder).made_by
+    rows = done(there, request(base("hubert-large"), "folds", keys=("k0", "k6")))
+    expected = done(store, request(base("hubert-large"), folder, keys=("k0", "k6")))
+    assert all(rows[key].tobytes() == row.tobytes() for key, row in expected.items())
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "out_proj"], ["output_dense"]])
