@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mer_featurestore.errors import UnknownName
+from mer_plugins.blocks import encoder_blocks
 from mer_plugins.errors import PluginError
 from mer_plugins.quantized import QUANTIZATIONS, bits_and_bytes
 
@@ -129,9 +130,15 @@ class Tunable:
             tokens …).
     """
 
-    def __init__(self, extractor: "TransformerExtractor[Any]", method: Method, tuner: "Tuner") -> None:
+    def __init__(
+        self,
+        extractor: "TransformerExtractor[Any]",
+        method: Method,
+        tuner: "Tuner",
+        rerun: Sequence[nn.Module] = (),
+    ) -> None:
         self.extractor, self.method, self._tuner = extractor, method, tuner
-        self.net: nn.Module = Still(extractor.net, tuner)
+        self.net: nn.Module = Still(extractor.net, tuner, rerun)
         self.width = extractor.row_shape[0]
         self.max_cost = extractor.tuning_cost
 
@@ -170,10 +177,7 @@ class Tunable:
             extractor.load()
             extractor.make_tunable()
             tuner = make_tuner(extractor, method, blocks)
-        tunable = cls(extractor, method, tuner)
-        if gradient_checkpointing:
-            _checkpoint_gradients(extractor.net)
-        return tunable
+        return cls(extractor, method, tuner, _rerun(extractor.net) if gradient_checkpointing else ())
 
     def rows(self, batch: Sequence[Any]) -> list[Tensor]:
         """Return `[T_i, D]` float32 per prepared input on the encoder's device, with gradients where enabled.
@@ -235,25 +239,21 @@ class Still(nn.Module):
     Args:
         encoder: The encoder, in evaluation mode.
         tuner: What is trained in it.
+        rerun: Blocks that transformers runs again on the way back, if their own training flag is set.
     """
 
-    def __init__(self, encoder: nn.Module, tuner: "Tuner") -> None:
+    def __init__(self, encoder: nn.Module, tuner: "Tuner", rerun: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.encoder = encoder
-        self._tuner = (tuner,)  # in a tuple, lest torch takes its modules for children
+        self._tuner, self._rerun = (tuner,), tuple(rerun)  # tuples, lest torch takes them for children
         self.train(mode=False)
 
     def train(self, mode: bool = True) -> "Still":
         """Turn the adapter's dropout on or off; everything else stays as for extraction."""
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
         super().train(mode=False)
         self.training = mode
-        for module in self._tuner[0].active():
+        for module in (*self._tuner[0].active(), *self._rerun):
             module.training = mode
-        for block in self.encoder.modules():
-            if isinstance(block, GradientCheckpointingLayer) and block.gradient_checkpointing:
-                block.training = mode  # the block's own flag: without it transformers keeps everything
         return self
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
@@ -292,21 +292,26 @@ def _check(extractor: "TransformerExtractor[Any]", method: Method, quantize: str
         )
 
 
-def _checkpoint_gradients(net: Any) -> None:
-    """Turn on transformers' gradient checkpointing, and off what a block's own flag would turn on."""
+def _rerun(net: Any) -> list[nn.Module]:
+    """Turn on transformers' gradient checkpointing, and return the blocks that wait for their training flag.
+
+    Only blocks are run again. What else could be (the convolutions of speech encoders) is told the lengths of
+    a batch's clips beforehand, which are others by then. What a block's own flag turns on besides is turned
+    off for good.
+    """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    blocks = list(encoder_blocks(net)[1])
+    if not all(isinstance(block, GradientCheckpointingLayer) for block in blocks):
+        raise PluginError(f"{type(net).__name__} cannot checkpoint gradients", "leave it out")
     # transformers is renaming it
     enable = getattr(net, "activation_checkpointing_enable", None) or net.gradient_checkpointing_enable
-    try:
-        enable({"use_reentrant": False})
-    except ValueError as error:
-        raise PluginError(f"{type(net).__name__} cannot checkpoint gradients", "leave it out") from error
-    for block in net.modules():
-        if isinstance(block, GradientCheckpointingLayer):
-            for name, value in vars(block).items():
-                if "drop" in name and isinstance(value, float):
-                    setattr(block, name, 0.0)
+    enable({"use_reentrant": False})
+    for block in blocks:
+        for name, value in vars(block).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(block, name, 0.0)
+    return blocks
 
 
 def _numbers(weight: Tensor) -> int:
