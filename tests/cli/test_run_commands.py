@@ -84,6 +84,7 @@ def test_search(url: str) -> None:
     arguments = (
         "search", "mlp", "--features", "sound-UTT", "--trials", "6", *QUICK, "--as", "best", "--prune",
         "--draw", "hidden=4,8", "--draw", "layers=1", "--fix", "lr=0.01", "--fix", "dropout=0.3",
+        "--precision", "bfloat16",
     )  # fmt: skip
     done = run(url, *arguments)
     assert done.exit_code == 0, done.output
@@ -92,6 +93,7 @@ def test_search(url: str) -> None:
     assert "run 'best', the best setting" in done.output
     assert "6 trials, 2 distinct of 2" in run(url, "show", "best.search-1").output
     assert as_json(url, "show", "best.search-1")["run"] == "best"
+    assert as_json(url, "show", "best")["config"]["settings"]["precision"] == "bfloat16"
     assert "best" in [found["name"] for found in as_json(url, "runs")]
 
 

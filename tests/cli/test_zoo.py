@@ -70,13 +70,13 @@ def test_train_takes_every_option(url: str) -> None:
         "2", "--seed", "7", "--epochs", "2", "--patience", "1", "--batch-size", "4", "--lr", "0.002",
         "--weight-decay", "0", "--class-weights", "--label-smoothing", "0.1", "--param", "layers=2",
         "--max-frames", "5", "--split", "train", "--group-by", "none", "--no-standardise", "--soft-labels",
-        "--confidence-weights", "--device", "cpu",
+        "--confidence-weights", "--device", "cpu", "--precision", "bfloat16",
     )  # fmt: skip
     assert (document["run"], document["folds"], document["human"]) == ("all-options", 2, 18)
     config = as_json(url, "show", "all-options")["config"]
     assert config["settings"] == {
         "epochs": 2, "batch_size": 4, "lr": 0.002, "weight_decay": 0.0, "patience": 1,
-        "class_weights": True, "label_smoothing": 0.1,
+        "class_weights": True, "label_smoothing": 0.1, "precision": "bfloat16",
     }  # fmt: skip
     assert config["params"] == {"hidden": 128, "layers": 2, "dropout": 0.3}
     assert (config["seed"], config["grouped_by"], config["standardise"]) == (7, "none", False)

@@ -14,6 +14,7 @@ from mer_zoo.contract import Batch, Output
 from mer_zoo.data import Features, Table
 from mer_zoo.fit import fit
 from mer_zoo.models.blocks import Dropout
+from mer_zoo.prepared import logits_of
 from mer_zoo.registry import build_model, find_model, models
 from mer_zoo.settings import Settings
 from mer_zoo.stacked import Stack, stacks
@@ -235,3 +236,24 @@ def test_stacking_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(0)
     fit(task(), members(2, epochs=1))
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("model", ["agt", "attention"])
+def test_bfloat16_is_the_same_either_way_and_near_float32(model: str) -> None:
+    """Products in bfloat16 train stacks as the loop, near float32 and not equal; validation is float32."""
+    problem, several = task(model), members(2, epochs=1, lr=1e-3, precision="bfloat16")
+    fitted = fit(problem, several)
+    assert stacks(problem, several) == [[0, 1]]
+    assert_same(fitted, fit(problem, several, stack=False), 1e-2)
+    exact = fit(problem, members(2, epochs=1, lr=1e-3))
+    assert_same(fitted, exact, 2e-2)
+    assert fitted[0].history[0]["loss"] != exact[0].history[0]["loss"]
+    assert all(value.dtype == torch.float32 for value in fitted[0].state.values())
+    module = problem.module(several[0])
+    module.load_state_dict(fitted[0].state)
+    torch.testing.assert_close(logits_of(module, problem.features, several[0].valid), fitted[0].logits)
+
+
+def test_precisions_do_not_share_a_stack() -> None:
+    """Members of other precisions are grouped apart."""
+    assert stacks(task(), [*members(2), *members(2, precision="bfloat16")]) == [[0, 1], [2, 3]]

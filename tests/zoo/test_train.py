@@ -11,8 +11,10 @@ import pytest
 
 from mer_featurestore import Clip, LabelLayer, Store
 from mer_featurestore.errors import BadInput, FingerprintMismatch, NameTaken, StoreError, UnknownName
+from mer_zoo import devices
 from mer_zoo.errors import ZooError
 from mer_zoo.evaluate import evaluate
+from mer_zoo.planning import make_plan
 from mer_zoo.predict import predict, write_csv
 from mer_zoo.runs import MEAN_OF_FOLDS, OUT_OF_FOLD, RunConfig, find_run, list_runs, summaries
 from mer_zoo.settings import Settings
@@ -290,3 +292,26 @@ def test_a_run_of_a_newer_format(trained: Store) -> None:
     document = find_run(trained, "heard").config.to_json() | {"format": 99}
     with pytest.raises(ZooError, match="upgrade"):
         RunConfig.from_json(document)
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [("flags : fpu avx512f", True), ("flags : fpu amx_bf16", False), ("Features : fp asimd bf16", False)],
+)
+def test_a_slow_precision_is_told(
+    facts: str, told: bool, toy: ToyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16 trains anywhere, and is noticed where the processor has no instructions for it."""
+    (tmp_path / "cpuinfo").write_text(facts, encoding="utf-8")
+    monkeypatch.setattr(devices, "_CPU_FACTS", tmp_path / "cpuinfo")
+    store, slow = toy(tmp_path / "store"), Settings(precision="bfloat16")
+    plan = make_plan(store, "mlp", folds=3, settings=slow, device="cpu")
+    assert any("no bfloat16 instructions" in notice for notice in plan.notices) is told
+    assert RunConfig.from_json(plan.config.to_json()).settings.precision == "bfloat16"
+    assert "bfloat16" not in " ".join(make_plan(store, "mlp", folds=3, device="cpu").notices)
+
+
+def test_a_precision_there_is_not() -> None:
+    """An unknown precision is refused by name."""
+    with pytest.raises(UnknownName, match="float16"):
+        Settings(precision="float16")

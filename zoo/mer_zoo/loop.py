@@ -16,6 +16,7 @@ from mer_zoo.training import (
     epoch_batches,
     loss_of,
     loss_targets,
+    products,
     validate,
 )
 
@@ -67,7 +68,9 @@ def _train_epoch(
     total = torch.zeros((), device=weight.device)
     index, real = epoch_batches(member.train, member.settings.batch_size, order)
     for at, counts in zip(index.to(weight.device), real.to(weight.device), strict=True):
-        loss = loss_of(module(task.features.batch(at)), target[at], weight[at] * counts)
+        with products(member.settings, weight.device):
+            output = module(task.features.batch(at))
+        loss = loss_of(output, target[at], weight[at] * counts)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
         optimizer.step()

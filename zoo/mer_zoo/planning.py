@@ -10,7 +10,7 @@ import torch
 from mer_featurestore.records import Level
 from mer_zoo.contract import ModelCard
 from mer_zoo.data import Features, load_features
-from mer_zoo.devices import find_device
+from mer_zoo.devices import find_device, has_bfloat16
 from mer_zoo.errors import ZooError
 from mer_zoo.folds import make_folds
 from mer_zoo.guards import leaks, refuse
@@ -158,7 +158,7 @@ def make_plan(
     found = leaks(store, inputs, config.folds, config.pseudo)
     if strict:
         refuse(found)
-    notices = (*chosen.notices, *parts.notices, *found)
+    notices = (*chosen.notices, *parts.notices, *found, *_slow(config.settings, where))
     return Plan(config, card, chosen, data, where, notices, starts)
 
 
@@ -191,6 +191,12 @@ def remake_plan(store: "Store", config: RunConfig, run: str, *, device: str = "a
     again = replace(config, device=str(where), versions=versions())
     starts = starting_states(find_run(store, config.warm), config) if config.warm else ()
     return Plan(again, card, chosen, data, where, chosen.notices, starts)
+
+
+def _slow(settings: Settings, device: torch.device) -> tuple[str, ...]:
+    if settings.precision == "float32" or has_bfloat16(device):
+        return ()
+    return (f"{device} has no {settings.precision} instructions: training is slower than in float32",)
 
 
 def _kept_folds(chosen: TrainSet, fold_of: Mapping[str, int]) -> dict[str, int]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("random", "tpe")
 ROUND = 10  # trials that tpe draws before it hears of their scores
-_DRAWABLE = {f.name: f.default for f in fields(Settings) if f.name not in ("epochs", "patience")}
+_NOT_DRAWN = ("epochs", "patience", "precision")
+_DRAWABLE = {f.name: f.default for f in fields(Settings) if f.name not in _NOT_DRAWN}
 
 Draw = Mapping[str, Any]
 

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mer_featurestore.errors import UnknownName
 from mer_zoo.errors import ZooError
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +22,12 @@ class Settings:
         patience: Epochs without a higher validation WAF before it stops.
         class_weights: Whether classes count inversely to their frequency in the training part.
         label_smoothing: Share of each target spread over all classes.
+        precision: Of matrix products while training. Weights, Adam, validation and predictions are float32
+            in any case.
 
     Raises:
         ZooError: A value out of range.
+        UnknownName: There is no such precision.
     """
 
     epochs: int = 100
@@ -31,6 +37,7 @@ class Settings:
     patience: int = 20
     class_weights: bool = False
     label_smoothing: float = 0.0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
@@ -43,6 +50,8 @@ class Settings:
             )
         if not 0 <= self.label_smoothing < 1:
             raise ZooError(f"label smoothing is {self.label_smoothing:g}", "use 0 or more, below 1")
+        if self.precision not in PRECISIONS:
+            raise UnknownName("precision", self.precision, PRECISIONS)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""

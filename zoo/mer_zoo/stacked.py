@@ -34,6 +34,7 @@ from mer_zoo.training import (
     class_shares,
     epoch_batches,
     loss_of,
+    products,
     validate,
     weighed,
 )
@@ -55,7 +56,9 @@ def stacks(task: Task, members: Sequence[Member]) -> list[list[int]]:
     for i, member in enumerate(members):
         params = {name: value for name, value in member.params.items() if name != "dropout"}
         # A rate of zero draws no noise, so such members cannot share a stack's noise with others.
-        key = canonical_json([params, member.params.get("dropout") == 0, member.settings.batch_size])
+        settings = member.settings
+        noisy = member.params.get("dropout") != 0
+        key = canonical_json([params, noisy, settings.batch_size, settings.precision])
         groups.setdefault(key, []).append(i)
     found = []
     for group in groups.values():
@@ -171,7 +174,7 @@ class Stack:
         target, weight = weighed(seen, self.shares[:, None], self.smoothing[:, None, None])
         batch = self._batch(at)
         buffers = {**self.buffers, **self.noise.draw(batch, active)}
-        with padding_is_zero():
+        with padding_is_zero(), products(self.members[0].settings, self.device):
             losses = self._mapped(self._loss)(self._parameters(), buffers, batch, target, weight * counts)
         return losses if all(active) else torch.where(torch.tensor(active, device=self.device), losses, 0.0)
 

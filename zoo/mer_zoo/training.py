@@ -243,12 +243,17 @@ def weighed(targets: Targets, share: Tensor, smoothing: Tensor | float) -> tuple
     return targets.probs * (1 - smoothing) + smoothing / targets.probs.shape[-1], weight
 
 
+def products(settings: Settings, device: torch.device) -> torch.autocast:
+    """Return the context in which matrix products have the precision of the settings."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
 def loss_of(output: Output, target: Tensor, weight: Tensor) -> Tensor:
     """Mean cross-entropy of soft targets `[B, C]` weighted by clip `[B]`, plus the model's own losses.
 
     Of stacked members, `[M, B, C]` and `[M, B]`, it is `[M]`.
     """
-    entropy = (target * F.log_softmax(output.logits, -1)).sum(-1)
+    entropy = (target * F.log_softmax(output.logits.float(), -1)).sum(-1)
     loss = -(entropy * weight).sum(-1) / weight.sum(-1).clamp(min=1e-9)
     for extra in output.losses.values():
         loss = loss + extra

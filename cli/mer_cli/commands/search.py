@@ -9,7 +9,7 @@ from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import Pair
 from mer_cli.progress import progress
 from mer_cli.search_view import print_trials
-from mer_cli.training_options import data_options
+from mer_cli.training_options import data_options, precision_option
 from mer_cli.zoo_options import device_option, print_notices, print_scores
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", default=100, show_default=True, help="At most.")
 @click.option("--patience", default=20, show_default=True, help="Epochs without a higher validation WAF.")
 @click.option("--class-weights", is_flag=True, help="Let rare classes count more.")
+@precision_option
 @click.option(
     "--tensorboard",
     type=click.Path(path_type=Path, file_okay=False),
@@ -47,6 +48,7 @@ def search(
     epochs: int,
     patience: int,
     class_weights: bool,
+    precision: str,
     **options: Any,
 ) -> None:
     """Search the settings of a model over its search space, and train the best as a run.
@@ -63,7 +65,9 @@ def search(
             model,
             draw={name: values.split(",") for name, values in draw},
             fix=dict(fix),
-            settings=Settings(epochs=epochs, patience=patience, class_weights=class_weights),
+            settings=Settings(
+                epochs=epochs, patience=patience, class_weights=class_weights, precision=precision
+            ),
             progress=report,
             command=command_line(),
             **options,
