@@ -29,8 +29,8 @@ from support import checkpoints
 CLASSES = ("angry", "happy", "sad")
 LAYERS, WIDTH, PLANTED = 5, 6, 3
 MADE = {"plugin": "babble", "layers": list(range(LAYERS)), "checkpoint": {"weights_sha256": "w1"}}
-QUICK = Settings(epochs=25, batch_size=16, lr=0.02, weight_decay=0.02)
-COURSE = Course(seeds=2, folds=3, settings=QUICK, device="cpu")
+QUICK, EPOCHS = Settings(batch_size=16, lr=0.02, weight_decay=0.02), 25
+COURSE = Course(seeds=2, folds=3, settings=QUICK, epochs=EPOCHS, device="cpu")
 # How much of the class each layer shows, beside noise of 1, and what it is multiplied with.
 SHOWN, SCALE = (0.2, 0.2, 0.7, 1.5, 0.7), (1.0, 100.0, 0.01, 1.0, 1000.0)
 
@@ -94,8 +94,7 @@ def data_of(store: Store, course: Course = COURSE) -> ProbeData:
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_all_at_once_is_one_by_one(read_only: Store, hidden: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes trained in one stack come to the logits each comes to alone; likewise the mixes."""
-    settings = Settings(epochs=8, batch_size=32, lr=0.02, weight_decay=0.02)
-    course = Course(seeds=2, folds=2, hidden=hidden, settings=settings, device="cpu")
+    course = Course(seeds=2, folds=2, hidden=hidden, settings=QUICK, epochs=8, device="cpu")
     data = data_of(read_only, course)
     together, mixed = fit_layers(data, course), fit_mix(data, course)
     monkeypatch.setattr(fitting_module, "MOST", 1)
@@ -118,7 +117,7 @@ def test_a_probe_is_what_a_plain_loop_trains(read_only: Store) -> None:
     linear = torch.nn.Linear(WIDTH, 3)
     adam = torch.optim.Adam(linear.parameters(), lr=QUICK.lr, weight_decay=QUICK.weight_decay)
     order = torch.Generator().manual_seed(seed)
-    for _ in range(QUICK.epochs):
+    for _ in range(EPOCHS):
         for index, real in zip(*epoch_batches(train, QUICK.batch_size, order), strict=True):
             adam.zero_grad()
             losses = F.cross_entropy(linear(rows[index]), label[index], reduction="none")
@@ -296,7 +295,7 @@ def test_layers_that_are_not_there(read_only: Store) -> None:
 def test_one_space_alone(read_only: Store) -> None:
     """A space's probe is that layer's probe; frames are averaged first; nothing is written."""
     before = read_only.commit
-    options = {"seeds": 2, "folds": 3, "settings": QUICK, "device": "cpu"}
+    options = {"seeds": 2, "folds": 3, "settings": QUICK, "epochs": EPOCHS, "device": "cpu"}
     whole = probe(read_only, "planted-UTT", **options)
     layer = probe(read_only, f"babble-layers-UTT:{PLANTED}", **options)
     frames = probe(read_only, "planted-FRA", **options)
@@ -315,7 +314,7 @@ def test_one_space_alone(read_only: Store) -> None:
 
 def test_before_and_after(read_only: Store) -> None:
     """Two probes are compared on the clips both decided about, with a paired interval of the difference."""
-    options = {"seeds": 1, "folds": 3, "settings": QUICK, "device": "cpu"}
+    options = {"seeds": 1, "folds": 3, "settings": QUICK, "epochs": EPOCHS, "device": "cpu"}
     weak = probe(read_only, "babble-layers-UTT:0", **options)
     strong = probe(read_only, "planted-UTT", keys=[f"train-{i:02d}" for i in range(60)], **options)
     before, after = compare(weak, strong)
@@ -337,7 +336,7 @@ def test_extracts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.labels.add(LabelLayer.human("gold", ("a", "b"), {f"c{i}": "ab"[i % 2] for i in range(6)}))
     model = str(checkpoints.bert(tmp_path / "bert"))
     request = Request(plugin="hf-text", options=Options(model=model, device="cpu"))
-    course = Course(seeds=1, folds=2, settings=Settings(epochs=2), device="cpu")
+    course = Course(seeds=1, folds=2, epochs=2, device="cpu")
     first = probe_layers(store, request, course=course)
     assert first.space == "hf-text-layers-UTT"
     assert sorted(store.features[first.space].keys()) == [f"c{i}" for i in range(6)]
@@ -357,7 +356,14 @@ def _refuse(*_args: object, **_options: object) -> None:
     raise AssertionError("nothing is to be extracted")
 
 
-@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"hidden": -1}])
+def test_enough_steps() -> None:
+    """Unless said, training takes 600 steps, whatever the number of clips, and at least 10 epochs."""
+    course = Course(settings=Settings(batch_size=64))
+    assert [course.training(n).epochs for n in (30, 535, 5030, 100_000)] == [600, 67, 10, 10]
+    assert Course(epochs=7).training(535).epochs == 7
+
+
+@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"hidden": -1}, {"epochs": 0}])
 def test_courses_that_lead_nowhere(wrong: dict[str, int]) -> None:
     """No seed and less than no hidden unit are refused."""
     with pytest.raises(ZooError):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mer_zoo.experiments import Line
     from mer_zoo.probing import Course, LayerProbe
 
-_TRAINING = ("epochs", "batch_size", "lr", "weight_decay", "class_weights")
-_COURSE = ("seeds", "folds", "split", "group_by", "hidden", "strict", "device")
+_TRAINING = ("batch_size", "lr", "weight_decay", "class_weights")
+_COURSE = ("seeds", "folds", "split", "group_by", "hidden", "epochs", "strict", "device")
 
 
 @command("probe-layers")
@@ -41,7 +41,7 @@ _COURSE = ("seeds", "folds", "split", "group_by", "hidden", "strict", "device")
     show_default=True,
     help="What no fold may divide; auto: speakers and groups, where given.",
 )
-@click.option("--epochs", default=50, show_default=True)
+@click.option("--epochs", type=int, help="Of training.  [default: 600 steps, 10 epochs at least]")
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--lr", default=2e-3, show_default=True)
 @click.option("--weight-decay", default=0.1, show_default=True)

@@ -35,7 +35,7 @@ class Band:
         return tuple(range(self.first, self.last + 1))
 
     def __str__(self) -> str:
-        return f"{self.first}-{self.last}"
+        return f"{self.first}-{self.last}" if self.last > self.first else str(self.first)
 
 
 def default_width(blocks: int) -> int:

@@ -174,7 +174,8 @@ def _parts(data: ProbeData, course: Course) -> list[_Part]:
 def _member(part: _Part, course: Course, params: Mapping[str, int]) -> Member:
     return Member(
         name=" ".join(["the probe of", *(f"{name} {value}" for name, value in params.items())]),
-        train=part.train, valid=part.valid, seed=part.start, params=params, settings=course.settings,
+        train=part.train, valid=part.valid, seed=part.start, params=params,
+        settings=course.training(len(part.train) + len(part.valid)),
     )  # fmt: skip
 
 

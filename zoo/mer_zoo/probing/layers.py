@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mer_featurestore import Store
     from mer_featurestore.records import SpaceSpec
     from mer_zoo.probing.fitting import Mixed
+    from mer_zoo.trainset import TrainSet
 
 MIX = "mix"
 _NORMAL = 3.92  # standard errors in a 95 % interval
@@ -127,7 +128,7 @@ def probe_layers(
     chosen_band = _band(lines, width)
     weighted = _weighted(mixed, probed, numbers)
     found = _record(
-        store, request.plugin, spec, chosen.layer, course, lines,
+        store, request.plugin, spec, data.chosen, course, lines,
         band=chosen_band, best=best, weighted=weighted, command=command, notices=(*notices, *data.notices),
     )  # fmt: skip
     named = Band(*chosen_band, found.record) if chosen_band else None
@@ -232,7 +233,7 @@ def _record(
     store: "Store",
     plugin: str,
     spec: "SpaceSpec",
-    labels: str,
+    chosen: "TrainSet",
     course: Course,
     lines: Sequence[Line],
     *,
@@ -244,6 +245,7 @@ def _record(
 ) -> Any:
     from mer_zoo.report.probe import write_curve
 
+    labels = chosen.layer
     found: Mapping[str, Any] = {
         "plugin": plugin,
         "checkpoint": spec.made_by.get("checkpoint"),
@@ -255,11 +257,12 @@ def _record(
         "weighted": weighted,
     }
     trained = {name: getattr(course, name) for name in ("seeds", "folds", "split", "group_by", "hidden")}
+    settings = course.training(len(chosen.clips)).to_json()
     return keep(
         store, PROBE, f"{course.split} ({labels}), out of fold", lines,
         parents=[f"features/{spec.name}", f"labels/{labels}"],
-        facts={**found, **trained, "settings": course.settings.to_json()}, attrs=found, notices=notices,
-        command=command, draw=partial(write_curve, lines, band),
+        facts={**found, **trained, "clips": len(chosen.clips), "settings": settings}, attrs=found,
+        notices=notices, command=command, draw=partial(write_curve, lines, band),
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from mer_zoo.contract import Batch, Output, Sequences
-from mer_zoo.models.blocks import masked_mean
 
 INPUT = "layers"
 _PACE = 10.0  # logits are this many times their parameter
@@ -43,13 +42,13 @@ class LayerMix(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Map a batch of clips, each one row of L·D values, to logits `[B, C]`."""
-        rows = masked_mean(batch[INPUT])
-        layers = rows.reshape(rows.shape[0], *self.mean.shape)
+        features, mask = batch[INPUT]
+        layers = features.reshape(features.shape[0], *self.mean.shape)
         weights = share_of(self.score) / self.spread
-        mixed = torch.einsum("l,bld->bd", weights, layers) - weights @ self.mean
+        mixed = weights @ layers - weights @ self.mean
         variance = (self.covariance @ weights) @ weights
         mixed = mixed * torch.where(variance > _FLAT, variance, 1.0).rsqrt()
-        out: Output = self.probe({INPUT: Sequences(mixed.unsqueeze(1), batch[INPUT].mask[:, :1])})
+        out: Output = self.probe({INPUT: Sequences(mixed.unsqueeze(1), mask)})
         return out
 
 

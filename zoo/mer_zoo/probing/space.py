@@ -76,6 +76,7 @@ def probe(
     keys: Collection[str] | None = None,
     hidden: int = 0,
     settings: Settings | None = None,
+    epochs: int | None = None,
     device: str = "auto",
 ) -> ProbeScores:
     """Train a probe on one space over folds and seeds, and score its out-of-fold decisions.
@@ -93,7 +94,8 @@ def probe(
         group_by: What no fold may divide.
         keys: Only these clips; None for all.
         hidden: Units of a hidden layer; 0 makes the probe linear.
-        settings: Of training; None is the default of probes.
+        settings: Of training, but for epochs; None is the default of probes.
+        epochs: Of training; None takes as many as make 600 steps, and 10 at least.
         device: torch device, or `auto`.
 
     Raises:
@@ -105,7 +107,7 @@ def probe(
 
     course = Course(
         seeds=seeds, folds=folds, split=split, group_by=group_by, hidden=hidden,
-        settings=settings or default_settings(), device=device,
+        settings=settings or default_settings(), epochs=epochs, device=device,
     )  # fmt: skip
     data = collect(store, space, labelled(store, labels, split, keys), course)
     if data.rows.shape[1] != _ALONE:
