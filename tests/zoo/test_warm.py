@@ -12,8 +12,10 @@ import torch
 from mer_featurestore import LabelLayer, Store
 from mer_featurestore.errors import StoreError, UnknownName
 from mer_zoo.errors import ZooError
+from mer_zoo.evaluate import evaluate
 from mer_zoo.fit import fit
 from mer_zoo.planning import Plan, make_plan
+from mer_zoo.priors import priors
 from mer_zoo.removal import remove_run
 from mer_zoo.rerun import rerun
 from mer_zoo.runs import RunConfig, find_run
@@ -145,6 +147,18 @@ def test_without_its_parent_a_rerun_says_so(store: Store) -> None:
     remove_run(store, "first", force=True)
     with pytest.raises(UnknownName, match="first"):
         rerun(store, "second")
+
+
+def test_what_the_parent_learned_is_not_forgotten(chain: Store) -> None:
+    """A clip whose pseudo-label trained the parent alone is told of when the run is scored on it."""
+    known = {"unlabeled-00": "sad", "unlabeled-01": "sad"}
+    chain.labels.add(LabelLayer.human("truth", ("angry", "happy", "sad"), known))
+    go_on(chain, "third", "second", labels="gold")
+    assert find_run(chain, "third").config.pseudo == ()
+    for run, told in (("third", True), ("second", True), ("first", False)):
+        notices = evaluate(chain, run, "unlabeled", "truth").notices
+        assert notices == ((f"{run} was trained on pseudo-labels of 1 of these clips",) if told else ())
+    assert any("1 of these clips trained" in n for n in priors(chain, "third", resamples=2).notices)
 
 
 @pytest.mark.parametrize(

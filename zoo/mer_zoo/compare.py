@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mer_zoo.bootstrap import SEED, Interval, percentile, resample, scores_of
 from mer_zoo.errors import ZooError
-from mer_zoo.guards import copies_in_training
+from mer_zoo.guards import copies_in_training, pseudo_in_training
 from mer_zoo.runs import COMPARISON, OUT_OF_FOLD, Predictions, Run, dump, find_run
 from mer_zoo.trainset import TEST, default_layer
 from mer_zoo.truth import class_indices, human_labels
@@ -270,10 +270,7 @@ def _notices(store: "Store", a: Run, b: Run, split: str | None, keys: Sequence[s
             "learned from different clips"
         )
     for run in (a, b) if split is not None else ():
-        trained = len(set(keys) & set(run.config.pseudo))
-        if trained:
-            found.append(f"{run.name} was trained on pseudo-labels of {trained} of these clips")
-        found += copies_in_training(store, run, keys)
+        found += [*pseudo_in_training(store, run, keys), *copies_in_training(store, run, keys)]
     return tuple(found)
 
 

@@ -8,6 +8,7 @@ from mer_featurestore.lineage import ancestors
 from mer_plugins.adapters import CARD
 from mer_zoo.errors import ZooError
 from mer_zoo.trainset import HUMAN, TEST
+from mer_zoo.warm import pseudo_labelled
 
 if TYPE_CHECKING:
     from mer_featurestore import Clip, Store
@@ -95,9 +96,15 @@ def labels_seen(store: "Store", adapter: "Bundle") -> set[str]:
     }
 
 
+def pseudo_in_training(store: "Store", run: "Run", keys: Iterable[str]) -> list[str]:
+    """Say of how many clips a run, or one that it went on from, was trained on a pseudo-label."""
+    trained = len(set(keys) & pseudo_labelled(store, run))
+    return [f"{run.name} was trained on pseudo-labels of {trained} of these clips"] if trained else []
+
+
 def copies_in_training(store: "Store", run: "Run", keys: Iterable[str]) -> list[str]:
     """Say how many clips are copies, under other names, of clips a run was trained on."""
-    trained = {*run.config.folds, *run.config.pseudo}
+    trained = {*run.config.folds, *pseudo_labelled(store, run)}
     known = {clip.content_hash for key in trained if (clip := store.clips.get(key)) and clip.content_hash}
     copies = [k for k in keys if k not in trained and store.clips[k].content_hash in known]
     if not copies:

@@ -20,6 +20,7 @@ from mer_zoo.members import OutOfFold, out_of_fold
 from mer_zoo.predict import predict
 from mer_zoo.runs import MEAN_OF_FOLDS, Predictions, Run, find_run
 from mer_zoo.trainset import HUMAN
+from mer_zoo.warm import pseudo_labelled
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -140,7 +141,7 @@ def priors(
     return Priors(
         run=run.name, split=split, classes=run.config.classes, n=len(keys), held=len(held.label),
         method=calibrate, train=train, mean=calibrated, em=em, bbse=black_box, truth=share, known=known,
-        notices=_notices(run, keys, em, black_box),
+        notices=_notices(store, run, keys, em, black_box),
     )  # fmt: skip
 
 
@@ -229,13 +230,15 @@ def _truth(
     return class_shares(label, len(classes)), len(label)
 
 
-def _notices(run: Run, keys: Sequence[str], em: Estimate, black_box: Estimate) -> tuple[str, ...]:
+def _notices(
+    store: "Store", run: Run, keys: Sequence[str], em: Estimate, black_box: Estimate
+) -> tuple[str, ...]:
     told = []
     apart = (em.low > black_box.high) | (black_box.low > em.high)
     if apart.any():
         named = ", ".join(name for name, far in zip(run.config.classes, apart, strict=True) if far)
         told.append(f"the intervals of EM and BBSE do not meet ({named}): trust neither estimate")
-    learned = len(set(run.config.pseudo) & set(keys))
+    learned = len(pseudo_labelled(store, run) & set(keys))
     if learned:
         told.append(
             f"{learned} of these clips trained the run with a pseudo-label, and it is too sure of them; "

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mer_zoo.errors import ZooError
-from mer_zoo.runs import Run, RunConfig
+from mer_zoo.runs import Run, RunConfig, find_run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mer_featurestore import Store
     from mer_zoo.spaces import Inputs
 
 _FREE = "dropout"  # a parameter that is no part of a model's shape
@@ -36,6 +37,16 @@ def starting_states(parent: Run, config: RunConfig) -> "tuple[Mapping[str, Tenso
             "; ".join(dict.fromkeys(remedy for _, remedy in differing)),
         )
     return parent.states()
+
+
+def pseudo_labelled(store: "Store", run: Run) -> set[str]:
+    """Return the clips whose pseudo-labels trained a run, or a run that it went on from."""
+    found, seen = set(run.config.pseudo), {run.name}
+    while (parent := run.config.warm) and parent in store.runs and parent not in seen:
+        run = find_run(store, parent)
+        seen.add(parent)
+        found |= set(run.config.pseudo)
+    return found
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[tuple[str, str]]:
