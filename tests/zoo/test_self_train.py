@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mer_featurestore import LabelLayer, Store
+from mer_featurestore.bundles import Bundle
 from mer_featurestore.errors import NameTaken, StoreError
 from mer_featurestore.maintenance import remove
 from mer_zoo.errors import ZooError
@@ -222,6 +223,23 @@ def test_a_loop_can_be_made_longer(done: tuple[Store, Loop], tmp_path: Path) -> 
         loop(store, rounds=0)
     with pytest.raises(ZooError, match="is named twice"):
         loop(store, members=["mlp:sound-UTT", "mlp:sound-UTT"])
+
+
+def test_a_loop_of_an_earlier_version_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan from before an option existed is one that did without it."""
+    loop(store, members=[], rounds=1)
+    read = Bundle.json
+
+    def earlier(self: Bundle, file: str) -> Any:
+        document = read(self, file)
+        if file == "plan.json":
+            del document["training"]["warm"], document["training"]["settings"]["label_smoothing"]
+        return document
+
+    monkeypatch.setattr(Bundle, "json", earlier)
+    before = store.commit
+    loop(store, members=[], rounds=1)
+    assert store.commit == before
 
 
 def test_it_stops_when_the_score_does_not_rise(store: Store) -> None:

@@ -174,7 +174,9 @@ def _begin(store: "Store", name: str, plan: Mapping[str, Any], rounds: int, comm
         )
         return
     begun = store.runs[f"{name}.plan"].json("plan.json")
-    begun["training"].setdefault("warm", False)  # loops begun before there was the choice
+    # Loops begun before there was a choice have not made it: they go on with what was done then.
+    begun["training"].setdefault("warm", False)
+    begun["training"]["settings"] = Settings.from_json(begun["training"]["settings"]).to_json()
     differing = [f"{path} was {old!r} and is {new!r}" for path, old, new in _differences(begun, _plain(plan))]
     if differing:
         raise ZooError(
