@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 
 DEFAULT = ("store", "train")
-NAMES = (*DEFAULT, "extract", "search", "composite", "self_training", "tune", "tuning_emodb")
+NAMES = (*DEFAULT, "extract", "search", "composite", "self_training", "tune", "tuning_emodb", "alignment")
 
 
 def main() -> None:
