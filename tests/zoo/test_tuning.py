@@ -298,6 +298,10 @@ def test_every_fold_is_done_once_and_all_clips_train_as_long_as_the_folds_did(
     assert result.out_of_fold is not None
     assert result.out_of_fold.n == SPEAKERS * EACH
     assert sum(part.held.n for part in folds if part.held) == SPEAKERS * EACH
+    assert result.frozen is not None
+    assert result.frozen.n == SPEAKERS * EACH
+    helped = result.out_of_fold.uar > result.frozen.uar
+    assert any("tuning did not help" in notice for notice in result.notices) != helped
     card = store.adapters["mine"].json("card.json")
     assert set(card["tuning"]["history"]) == {part.name for part in result.parts}
     assert card["tuning"]["parts"][0]["held"]["intervals"]["uar"]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
 
 from mer_featurestore import Clip
 from mer_plugins.errors import ClipError
@@ -14,6 +16,7 @@ from mer_zoo.trainset import TrainSet
 from mer_zoo.tuning.batches import epoch_order
 from mer_zoo.tuning.history import best, epochs_of, is_over, last_checkpoint, waited
 from mer_zoo.tuning.media import Media
+from mer_zoo.tuning.model import Head
 from mer_zoo.tuning.parts import ALL, check_classes, divide
 from mer_zoo.tuning.selection import read_layers
 from mer_zoo.tuning.settings import TuneSettings
@@ -108,6 +111,26 @@ def test_an_epoch_has_every_clip_once_and_repeats_itself() -> None:
     assert first != epoch_order(rows, cost, 8, seed=1, epoch=1)
     spread = [np.ptp(cost[batch]) for batch in first]
     assert np.mean(spread) < np.ptp(cost) / 4
+
+
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+def test_the_head_begins_as_the_logistic_regression_of_the_frozen_rows(pool: str) -> None:
+    """Before training it decides as scikit-learn's does (C = 0.01, weighted), whatever the scales."""
+    random = np.random.default_rng(0)
+    label = random.integers(0, 3, 60)
+    scales = 10.0 ** np.arange(-2, 3)
+    x = ((random.normal(size=(60, 5)) + random.normal(size=(3, 5))[label] * 2) * scales).astype(np.float32)
+    weight = random.random(60).astype(np.float32)
+    weight *= 60 / weight.sum()
+    head = Head(5, 3, pool, 0.5).eval()
+    head.begin(torch.from_numpy(x), torch.eye(3)[label], torch.from_numpy(weight))
+    z = (x - x.mean(0)) / x.std(0)
+    known = LogisticRegression(C=0.01, tol=1e-8, max_iter=5000).fit(z, label, sample_weight=weight)
+    with torch.no_grad():
+        # Rows whose mean the clip's vector is: pooling begins as the mean, attention too.
+        rows = [torch.from_numpy(np.stack([one - 1, one + 1])) for one in x]
+        said = head(rows).softmax(-1).numpy()
+    assert np.abs(said - known.predict_proba(z)).max() < 1e-3
 
 
 class _Reader:

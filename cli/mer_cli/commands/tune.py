@@ -79,10 +79,11 @@ def _print(result: "TuneResult") -> None:
         f"adapter {result.name!r}: {layers} of {result.plugin}, {result.trainable:,} of {result.total:,} "
         f"parameters trained ({share:.2%}), {result.seconds:.0f} s{' (resumed)' * result.resumed}"
     )
-    columns = ["part", "clips", "epoch", "of", "validation UAR", "WAF", "held out UAR", "95 %", "WAF", "95 %"]
+    columns = ["part", "clips", "epoch", "of", "validation UAR", "frozen", "held out UAR", "95 %", "frozen"]
     table("", columns, [_row(part) for part in result.parts])
-    if result.out_of_fold:
+    if result.out_of_fold and result.frozen:
         print_scores("held out, all folds", result.out_of_fold)
+        click.echo(f"by the frozen encoder: WAF {result.frozen.waf:.4f}  UAR {result.frozen.uar:.4f}")
     if result.left_out:
         click.echo(f"{len(result.left_out)} clips left out:")
         for key, reason in list(result.left_out.items())[:_SHOWN]:
@@ -95,11 +96,10 @@ def _print(result: "TuneResult") -> None:
 
 
 def _row(part: "PartResult") -> tuple[Any, ...]:
-    def pair(scores: "Scores | None", name: str, *, interval: bool) -> list[str]:
-        if scores is None:
-            return [""] * (1 + interval)
-        return [f"{getattr(scores, name):.4f}", *([str(scores.intervals[name])] if interval else [])]
+    def uar(scores: "Scores | None") -> str:
+        return f"{scores.uar:.4f}" if scores else ""
 
-    valid = [*pair(part.valid, "uar", interval=False), *pair(part.valid, "waf", interval=False)]
-    held = [*pair(part.held, "uar", interval=True), *pair(part.held, "waf", interval=True)]
+    spread = str(part.held.intervals["uar"]) if part.held else ""
+    valid = uar(part.valid), uar(part.valid_before)
+    held = uar(part.held), spread, uar(part.held_before)
     return (part.name, part.trained, part.best_epoch, part.epochs, *valid, *held)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,13 +87,15 @@ def finish(
         "trainable": trainable,
         "total": total,
         "parts": results,
-        "out_of_fold": _out_of_fold(job, folders),
+        "out_of_fold": _out_of_fold(job, folders, "held"),
+        "frozen": _out_of_fold(job, folders, "held_before"),
         "left_out": dict(job.left_out),
         "extract": _next(selection),
         "notices": (*chosen.notices, *job.parts.notices),
     }
+    told["notices"] += _in_vain(results, told["out_of_fold"], told["frozen"], job.settings.metric)
     shown = TuneResult(**told, seconds=0.0, resumed=False).to_json()
-    facts = {name: shown[name] for name in ("plugin", "layers", "parts", "out_of_fold", "left_out")}
+    facts = {name: shown[name] for name in ("plugin", "layers", "parts", "out_of_fold", "frozen", "left_out")}
     facts |= {
         "trained_parameters": trainable,
         "all_parameters": total,
@@ -123,6 +125,22 @@ def finish(
     return told
 
 
+def _in_vain(
+    parts: Sequence[PartResult], held: Scores | None, frozen: Scores | None, metric: str
+) -> tuple[str, ...]:
+    """Say when tuning was not worth it, as far as these clips tell."""
+    after, before, what = held, frozen, "held-out clips, by adapters that never saw their labels"
+    if after is None or before is None:
+        after, before, what = parts[0].valid, parts[0].valid_before, "validation clips"
+    if after is None or before is None or getattr(after, metric) > getattr(before, metric):
+        return ()
+    now, then = getattr(after, metric), getattr(before, metric)
+    told = (
+        f"tuning did not help: {metric.upper()} {now:.3f} on {what}, {then:.3f} by a logistic regression on"
+    )
+    return (f"{told} the frozen encoder; try a lower --lr, fewer layers, or more clips",)
+
+
 def _result(job: Job, part: Part, folder: Path) -> PartResult:
     facts, probs = facts_of(folder), load_file(folder / PROBS)
 
@@ -136,15 +154,17 @@ def _result(job: Job, part: Part, folder: Path) -> PartResult:
         facts["best_epoch"],
         scored("valid", part.valid),
         scored("held", part.held),
+        scored("valid_before", part.valid),
+        scored("held_before", part.held),
     )
 
 
-def _out_of_fold(job: Job, folders: Mapping[str, Path]) -> Scores | None:
+def _out_of_fold(job: Job, folders: Mapping[str, Path], name: str) -> Scores | None:
     held = [part for part in job.parts.parts if len(part.held)]
     if not held:
         return None
     label = np.concatenate([job.chosen.label[part.held] for part in held])
-    probs = np.concatenate([load_file(folders[part.name] / PROBS)["held"] for part in held])
+    probs = np.concatenate([load_file(folders[part.name] / PROBS)[name] for part in held])
     return score(label, probs, job.chosen.classes)
 
 

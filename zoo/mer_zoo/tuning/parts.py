@@ -26,7 +26,7 @@ class Part:
         train: int64 `[n]`, the clips it learns from.
         valid: int64 `[m]`, human-labelled clips that decide when it stops; none for `all`.
         held: int64 `[h]`, human-labelled clips whose labels it never sees; none for `all` and `one`.
-        seed: Decides the head, order and dropout.
+        seed: Decides order and dropout.
     """
 
     name: str

@@ -18,6 +18,8 @@ class PartResult:
         best_epoch: The one that is kept, from 1.
         valid: On the clips that chose the epoch; too good for that. None for `all`.
         held: On the clips whose labels it never saw; None for `all` and `one`.
+        valid_before: As `valid`, by the logistic regression on the frozen encoder that the head began as.
+        held_before: As `held`, by the same.
     """
 
     name: str
@@ -26,6 +28,12 @@ class PartResult:
     best_epoch: int
     valid: Scores | None
     held: Scores | None
+    valid_before: Scores | None
+    held_before: Scores | None
+
+    def _scores(self) -> dict[str, Scores | None]:
+        names = ("valid", "held", "valid_before", "held_before")
+        return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -34,8 +42,7 @@ class PartResult:
             "trained": self.trained,
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
-            "valid": self.valid.to_json() if self.valid else None,
-            "held": self.held.to_json() if self.held else None,
+            **{name: found.to_json() if found else None for name, found in self._scores().items()},
         }
 
 
@@ -53,6 +60,8 @@ class TuneResult:
         parts: Per adapter.
         out_of_fold: Over all held-out clips, each by the adapter and head that never saw its label; None
             without folds.
+        frozen: Over the same clips, by logistic regressions on the frozen encoder that never saw their
+            labels.
         left_out: Key -> why a clip has no part in this.
         extract: The command that extracts with it.
         notices: What a person should know.
@@ -68,6 +77,7 @@ class TuneResult:
     total: int
     parts: tuple[PartResult, ...]
     out_of_fold: Scores | None
+    frozen: Scores | None
     left_out: Mapping[str, str]
     extract: str
     notices: tuple[str, ...]
@@ -85,6 +95,7 @@ class TuneResult:
             "total": self.total,
             "parts": [part.to_json() for part in self.parts],
             "out_of_fold": self.out_of_fold.to_json() if self.out_of_fold else None,
+            "frozen": self.frozen.to_json() if self.frozen else None,
             "left_out": dict(self.left_out),
             "extract": self.extract,
             "notices": list(self.notices),

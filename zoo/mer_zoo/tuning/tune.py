@@ -19,9 +19,9 @@ from mer_zoo.planning import targets_of
 from mer_zoo.settings import Settings
 from mer_zoo.training import Diverged, Member, Targets, loss_targets
 from mer_zoo.trainset import TrainSet
-from mer_zoo.tuning.batches import Batches
+from mer_zoo.tuning.batches import Batches, in_order
 from mer_zoo.tuning.media import Media
-from mer_zoo.tuning.model import Tuned, make_head
+from mer_zoo.tuning.model import Head, Tuned
 from mer_zoo.tuning.outcome import FACTS, PROBS, Job, Progress, facts_of, finish
 from mer_zoo.tuning.parts import ALL, Part, check_classes, divide
 from mer_zoo.tuning.publish import HEAD
@@ -147,14 +147,28 @@ def _train_all(job: Job) -> dict[str, Path]:
     """Train what is not finished yet; return each part's folder."""
     start = {name: tensor.detach().cpu().clone() for name, tensor in job.tunable.state().items()}
     found: dict[str, Path] = {}
+    frozen: torch.Tensor | None = None
     for part in job.parts.parts:
         done = job.work.done(part.name)
         if done is None:
             job.tunable.load(start)
-            _train(job, part, _epochs_for_all(found) if part.name == ALL else None)
+            frozen = _frozen(job) if frozen is None else frozen
+            _train(job, part, frozen, _epochs_for_all(found) if part.name == ALL else None)
             done = job.work.done(part.name)
         found[part.name] = done or job.work.part(part.name)
     return found
+
+
+def _frozen(job: Job) -> torch.Tensor:
+    """Return the mean rows of every clip before anything is trained, float32 `[N, D]` on the CPU."""
+    every, found = np.arange(len(job.chosen.clips)), {}
+    job.tunable.net.eval()
+    with torch.no_grad():
+        for places, inputs in in_order(job.media, every, job.settings.batch_size):
+            for place, rows in zip(places, job.tunable.rows(inputs), strict=True):
+                found[place] = rows.mean(0).cpu() if len(rows) else rows.new_zeros(job.tunable.width).cpu()
+            job.progress("frozen", len(found), len(every))
+    return torch.stack([found[place] for place in every.tolist()])
 
 
 def _epochs_for_all(folds: Mapping[str, Path]) -> int:
@@ -163,11 +177,11 @@ def _epochs_for_all(folds: Mapping[str, Path]) -> int:
     return int(best[len(best) // 2])
 
 
-def _train(job: Job, part: Part, stop_after: int | None) -> None:
-    settings, chosen, media = job.settings, job.chosen, job.media
-    target, weight = _targets(chosen, part, settings)
+def _train(job: Job, part: Part, frozen: torch.Tensor, stop_after: int | None) -> None:
+    settings = job.settings
+    target, weight = _targets(job.chosen, part, settings)
     batches = Batches(
-        media,
+        job.media,
         part.train,
         target,
         weight,
@@ -175,15 +189,16 @@ def _train(job: Job, part: Part, stop_after: int | None) -> None:
         seed=part.seed,
         trim=job.tunable.trimmed,
     )
-    head = make_head(
-        job.tunable, len(chosen.classes), pool=settings.pool, dropout=settings.head_dropout, seed=part.seed
-    )
-    model = Tuned(job.tunable, head)
+    head = Head(job.tunable.width, len(job.chosen.classes), settings.pool, settings.head_dropout)
+    head.begin(frozen[part.train], target[part.train], weight[part.train])
+    scored = {name: rows for name, rows in (("valid", part.valid), ("held", part.held)) if len(rows)}
+    with torch.no_grad():
+        before = {name: head.eval().classify(frozen[rows]) for name, rows in scored.items()}
     trainer, epochs, best = fit(
-        model,
+        Tuned(job.tunable, head),
         batches,
         part.valid,
-        chosen.label,
+        job.chosen.label,
         settings,
         folder=job.work.part(part.name),
         device=job.device,
@@ -193,12 +208,9 @@ def _train(job: Job, part: Part, stop_after: int | None) -> None:
     with job.work.finishing(part.name) as folder:
         job.tunable.save(folder)
         save_file({name: t.cpu().contiguous() for name, t in head.state_dict().items()}, folder / HEAD)
-        probs = {
-            name: trainer.logits(rows).softmax(-1).numpy()
-            for name, rows in (("valid", part.valid), ("held", part.held))
-            if len(rows)
-        }
-        save_arrays(probs, folder / PROBS)
+        logits = {name: trainer.logits(rows) for name, rows in scored.items()}
+        logits |= {f"{name}_before": found for name, found in before.items()}
+        save_arrays({name: found.softmax(-1).numpy() for name, found in logits.items()}, folder / PROBS)
         (folder / FACTS).write_text(json.dumps({"best_epoch": best, "epochs": epochs}), "utf-8")
 
 
