@@ -15,7 +15,7 @@ from mer_plugins.pipeline import Request
 from mer_zoo.contract import Sequences
 from mer_zoo.errors import ZooError
 from mer_zoo.models.mlp import Probe
-from mer_zoo.probing import Course, LayerProbe, best_band, choose_band, compare, probe, probe_layers
+from mer_zoo.probing import Band, Course, LayerProbe, best_band, choose_band, compare, probe, probe_layers
 from mer_zoo.probing import fitting as fitting_module
 from mer_zoo.probing.band import default_width
 from mer_zoo.probing.data import ProbeData, collect, labelled
@@ -35,7 +35,7 @@ COURSE = Course(seeds=2, folds=3, settings=QUICK, epochs=EPOCHS, device="cpu")
 SHOWN, SCALE = (0.2, 0.2, 0.7, 1.5, 0.7), (1.0, 100.0, 0.01, 1.0, 1000.0)
 
 
-def make_store(folder: Path) -> Store:
+def make_store(folder: Path, shown: tuple[float, ...] = SHOWN) -> Store:
     """Make a store of 72 labelled clips and 12 of test, 12 speakers, and `babble-layers-UTT` of 5 layers.
 
     The class shows in layer 3 most, and layers differ in scale by orders of magnitude; train-71 has no
@@ -59,8 +59,8 @@ def make_store(folder: Path) -> Store:
         for key in keys:
             if key == "train-71":
                 continue
-            shown = means[:, CLASSES.index(label[key])] * np.array(SHOWN)[:, None]
-            rows = (shown + rng.normal(size=shown.shape)) * np.array(SCALE)[:, None] + 5
+            classes = means[:, CLASSES.index(label[key])] * np.array(shown)[:, None]
+            rows = (classes + rng.normal(size=classes.shape)) * np.array(SCALE)[:, None] + 5
             wobble = rng.normal(size=(1, WIDTH))
             around = np.concatenate([rows[PLANTED] + wobble, rows[PLANTED] - wobble])
             writer.add(key, rows.astype(np.float32), rows[PLANTED], around)
@@ -220,27 +220,38 @@ def test_test_clips_are_never_read(read_only: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uar", "spread", "most", "band"),
+    ("uar", "alike", "most", "band"),
     [
-        ((0.9, 0.5, 0.7, 0.8, 0.79, 0.6), 0.02, 6, (3, 4)),  # layer 0 is best and no block's
-        ((0.1, 0.5, 0.8, 0.5, 0.79, 0.6), 0.02, 6, (2, 2)),  # as good, but not next to it
-        ((0.1, 0.79, 0.80, 0.81, 0.80, 0.79), 0.05, 3, (2, 4)),  # the three with the highest mean
-        ((0.1, 0.81, 0.80, 0.80, 0.80, 0.80), 0.05, 2, (1, 2)),
-        ((0.1, 0.5, 0.5, 0.5, 0.5, 0.5), 0.0, 6, (1, 5)),  # all the same
+        ((0.9, 0.5, 0.7, 0.8, 0.79, 0.6), {0, 2, 3, 4}, 6, (2, 4)),  # layer 0 is best and no block's
+        ((0.1, 0.5, 0.8, 0.5, 0.79, 0.6), {2, 4}, 6, (2, 2)),  # as good, but not next to it
+        ((0.1, 0.79, 0.80, 0.81, 0.80, 0.79), {1, 2, 3, 4, 5}, 3, (2, 4)),  # the highest mean
+        ((0.1, 0.81, 0.80, 0.80, 0.80, 0.80), {1, 2, 3, 4, 5}, 2, (1, 2)),
+        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.5), {0, 1, 2, 3, 4, 5}, 6, (1, 5)),  # all the same
     ],
 )
-def test_the_band(uar: tuple[float, ...], spread: float, most: int, band: tuple[int, int]) -> None:
-    """The best block and its neighbours within one standard error, no more than asked for."""
-    assert choose_band(dict(enumerate(uar)), spread, most) == band
+def test_the_band(uar: tuple[float, ...], alike: set[int], most: int, band: tuple[int, int]) -> None:
+    """The best block and its neighbours that are not told apart from it, no more than asked for."""
+    assert choose_band(dict(enumerate(uar)), alike, most) == band
 
 
 def test_the_band_of_few_layers() -> None:
     """A gap in what was probed ends a band; without a block there is none; a quarter of blocks is usual."""
-    assert choose_band({1: 0.8, 2: 0.8, 4: 0.8}, 0.1, 6) == (1, 2)
-    assert choose_band({0: 0.8}, 0.1, 6) is None
+    assert choose_band({1: 0.8, 2: 0.8, 4: 0.8}, {1, 2, 4}, 6) == (1, 2)
+    assert choose_band({0: 0.8}, {0}, 6) is None
     assert [default_width(blocks) for blocks in (4, 12, 24)] == [2, 3, 6]
+    assert [str(Band(2, 4, "r")), str(Band(2, 2, "r"))] == ["2-4", "2"]
     with pytest.raises(ZooError, match="at most 0 layers"):
-        choose_band({1: 0.8}, 0.1, 0)
+        choose_band({1: 0.8}, {1}, 0)
+
+
+def test_the_band_when_the_input_is_best(tmp_path: Path) -> None:
+    """Where layer 0 is best, blocks are compared with the best block for the band."""
+    store = make_store(tmp_path / "store", shown=(2.0, 0.1, 0.1, 1.0, 1.0))
+    found = run(store, mix=False)
+    assert found.best == 0
+    assert found.band is not None
+    assert {found.band.first, found.band.last} <= {3, 4}
+    assert best_band(store, "babble") == found.band
 
 
 def test_a_band_that_nobody_probed(read_only: Store, probed: tuple[Store, LayerProbe]) -> None:

@@ -46,6 +46,8 @@ class Line:
         uar_interval: Likewise.
         gain: WAF above the first line's.
         gain_interval: Its 95 % interval, both scored on the same draws.
+        uar_gain: UAR above the first line's.
+        uar_gain_interval: Likewise.
         seeds: How many trainings, or draws.
         facts: What else is told of it.
     """
@@ -57,12 +59,14 @@ class Line:
     uar_interval: Interval
     gain: float
     gain_interval: Interval
+    uar_gain: float
+    uar_gain_interval: Interval
     seeds: int
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
-        names = ("waf", "uar", "gain")
+        names = ("waf", "uar", "gain", "uar_gain")
         scores = {name: [getattr(self, name), *getattr(self, f"{name}_interval")] for name in names}
         return {"name": self.name, **scores, "seeds": self.seeds, **self.facts}
 
@@ -242,7 +246,7 @@ def measure(
         found.append((np.mean([w for w, _ in each], axis=0), np.mean([u for _, u in each], axis=0)))
         row += len(decided)
     return tuple(
-        _line(name, len(said[name]), waf, uar, waf - found[0][0], (facts or {}).get(name, {}))
+        _line(name, len(said[name]), (waf, uar), found[0], (facts or {}).get(name, {}))
         for name, (waf, uar) in zip(said, found, strict=True)
     )
 
@@ -323,13 +327,20 @@ def _scores(
 def _line(
     name: str,
     seeds: int,
-    waf: NDArray[np.float64],
-    uar: NDArray[np.float64],
-    gain: NDArray[np.float64],
+    scores: tuple[NDArray[np.float64], NDArray[np.float64]],
+    first: tuple[NDArray[np.float64], NDArray[np.float64]],
     facts: Mapping[str, Any],
 ) -> Line:
+    """Sum up WAF and UAR, each `[R + 1]` with what was seen before R draws, and those of the first line."""
+    (waf, waf_interval), (uar, uar_interval) = (_summed(drawn) for drawn in scores)
+    gains = (_summed(own - other) for own, other in zip(scores, first, strict=True))
+    (gain, gain_interval), (uar_gain, uar_gain_interval) = gains
     return Line(
-        name=name, waf=float(waf[0]), waf_interval=percentile(waf[1:]), uar=float(uar[0]),
-        uar_interval=percentile(uar[1:]), gain=float(gain[0]), gain_interval=percentile(gain[1:]),
-        seeds=seeds, facts=facts,
+        name=name, waf=waf, waf_interval=waf_interval, uar=uar, uar_interval=uar_interval, gain=gain,
+        gain_interval=gain_interval, uar_gain=uar_gain, uar_gain_interval=uar_gain_interval, seeds=seeds,
+        facts=facts,
     )  # fmt: skip
+
+
+def _summed(drawn: NDArray[np.float64]) -> tuple[float, Interval]:
+    return float(drawn[0]), percentile(drawn[1:])

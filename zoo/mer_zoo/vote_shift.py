@@ -79,7 +79,7 @@ def vote_shift(
             for card in cards:
                 said = card.function(part, **card.params).label.astype(np.int64)
                 found[card.name].append(_scores(label[at], said, len(classes)))
-        first = np.array(found[cards[0].name])[:, 0]
+        first = np.array(found[cards[0].name])
         lines += [_line(f"{shares}: {name}", np.array(values), first) for name, values in found.items()]
     return keep(
         store, "vote-shift", f"{judge} ({layer})", lines, command=command,
@@ -122,9 +122,9 @@ def _scores(label: NDArray[np.int64], said: NDArray[np.int64], classes: int) -> 
 
 
 def _line(name: str, values: NDArray[np.float64], first: NDArray[np.float64]) -> Line:
-    waf, uar = values.T
+    (waf, uar), (gain, uar_gain) = values.T, (values - first).T
     return Line(
         name=name, waf=float(waf.mean()), waf_interval=percentile(waf), uar=float(uar.mean()),
-        uar_interval=percentile(uar), gain=float((waf - first).mean()), gain_interval=percentile(waf - first),
-        seeds=len(values),
+        uar_interval=percentile(uar), gain=float(gain.mean()), gain_interval=percentile(gain),
+        uar_gain=float(uar_gain.mean()), uar_gain_interval=percentile(uar_gain), seeds=len(values),
     )  # fmt: skip

@@ -106,16 +106,17 @@ def _course(said: dict[str, Any]) -> "Course":
 
 def _print(found: "LayerProbe", said: dict[str, Any]) -> None:
     print_notices(found.notices)
-    columns = ["", "UAR", "± seeds", "95 %", "WAF", "± seeds", "against the best, 95 %", "weight"]
+    columns = ["", "UAR", "± seeds", "95 %", "against the best, 95 %", "WAF", "± seeds", "weight"]
     title = f"{found.plugin} on {found.judged}, {found.lines[0].seeds} seeds, {found.seconds:.1f} s"
     table(title, columns, [_row(line) for line in found.lines])
-    click.echo("weight: of the layer in the learned mix of all, in units of the layer's spread")
+    if found.weighted:
+        click.echo("weight: of the layer in the learned mix of all, in units of the layer's spread")
     click.echo(f"best by UAR: layer {found.best}; on record as {found.record}")
     model = f" --model {shlex.quote(said['model'])}" if said["model"] else ""
     if found.band:
         name = f"{found.plugin}-lora"
         tune = f"mer-zoo tune {found.plugin}{model} --layers best --as {name}"
-        click.echo(f"best band: layers {found.band}; to tune it: {tune}")
+        click.echo(f"best band: layer{'s' * (len(found.band.layers) > 1)} {found.band}; to tune it: {tune}")
     if found.weighted:
         extract = f"mer-fs extract --plugin {found.plugin}{model} --layers {found.weighted}"
         click.echo(f"the learned mix as a space: {extract} --as {found.plugin}-mix")
@@ -123,10 +124,11 @@ def _print(found: "LayerProbe", said: dict[str, Any]) -> None:
 
 def _row(line: "Line") -> tuple[str, ...]:
     facts, weight = line.facts, line.facts.get("weight")
-    low, high = line.gain_interval
+    low, high = line.uar_gain_interval
     return (
         line.name,
         f"{line.uar:.4f}", f"{facts['uar_std']:.4f}", str(line.uar_interval),
-        f"{line.waf:.4f}", f"{facts['waf_std']:.4f}", f"{line.gain:+.4f} ({low:+.4f} to {high:+.4f})",
+        f"{line.uar_gain:+.4f} ({low:+.4f} to {high:+.4f})",
+        f"{line.waf:.4f}", f"{facts['waf_std']:.4f}",
         "" if weight is None else f"{weight:.3f}",
     )  # fmt: skip

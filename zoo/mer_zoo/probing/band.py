@@ -1,6 +1,6 @@
 """The best contiguous layers: chosen from a probe's scores, and found again in the record of a probe."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,17 +43,17 @@ def default_width(blocks: int) -> int:
     return max(_LEAST, blocks // _QUARTER)
 
 
-def choose_band(uar: Mapping[int, float], spread: float, most: int) -> tuple[int, int] | None:
+def choose_band(uar: Mapping[int, float], alike: Collection[int], most: int) -> tuple[int, int] | None:
     """Return the first and last of the best contiguous layers.
 
     *Reconstructed*: the paper tunes the best layers and does not say how many are best. Here it is the best
-    layer and its neighbours on both sides, as far as each is within one standard error of the best (the
-    one-standard-error rule of Breiman et al. 1984); of more than `most` such layers, those `most` neighbours,
-    the best among them, whose mean is highest. Layer 0 never belongs to it.
+    layer and its neighbours on both sides, as far as the clips cannot tell them from the best; of more than
+    `most` such layers, those `most` neighbours, the best among them, whose mean is highest. Layer 0 never
+    belongs to it: no block makes it.
 
     Args:
         uar: Layer -> score; layers that were not probed end a band.
-        spread: Standard error of the best layer's score.
+        alike: Layers whose score is not distinguishable from that of the best block.
         most: Layers at most.
 
     Returns:
@@ -64,11 +64,10 @@ def choose_band(uar: Mapping[int, float], spread: float, most: int) -> tuple[int
     """
     if most < 1:
         raise ZooError(f"a band of at most {most} layers", "use --band 1 or more")
-    blocks = {layer: value for layer, value in uar.items() if layer > 0}
-    if not blocks:
+    best = best_block(uar)
+    if best is None:
         return None
-    best = max(blocks, key=lambda layer: (blocks[layer], -layer))
-    good = {layer for layer, value in blocks.items() if value >= blocks[best] - spread}
+    good = {layer for layer in alike if layer > 0}
     first = last = best
     while first - 1 in good:
         first -= 1
@@ -77,8 +76,14 @@ def choose_band(uar: Mapping[int, float], spread: float, most: int) -> tuple[int
     if last - first < most:
         return first, last
     starts = range(max(first, best - most + 1), min(best, last - most + 1) + 1)
-    start = max(starts, key=lambda s: (sum(blocks[layer] for layer in range(s, s + most)), -s))
+    start = max(starts, key=lambda s: (sum(uar[layer] for layer in range(s, s + most)), -s))
     return start, start + most - 1
+
+
+def best_block(uar: Mapping[int, float]) -> int | None:
+    """Return the layer of highest score but layer 0, the first of equals; None when there is no other."""
+    blocks = [layer for layer in uar if layer > 0]
+    return max(blocks, key=lambda layer: (uar[layer], -layer)) if blocks else None
 
 
 def best_band(

@@ -13,7 +13,7 @@ from mer_featurestore.errors import UnknownName
 from mer_plugins.pipeline import How, Request
 from mer_zoo.errors import ZooError
 from mer_zoo.experiments import Line, keep, measure
-from mer_zoo.probing.band import PROBE, Band, choose_band, default_width
+from mer_zoo.probing.band import PROBE, Band, best_block, choose_band, default_width
 from mer_zoo.probing.data import Course, ProbeData, collect, find_space, labelled
 from mer_zoo.probing.extraction import extract_layers
 from mer_zoo.probing.space import score_once, spread
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mer_zoo.trainset import TrainSet
 
 MIX = "mix"
-_NORMAL = 3.92  # standard errors in a 95 % interval
 _DIGITS = 4
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, done, in all)."""
@@ -40,7 +39,8 @@ class LayerProbe:
         plugin: The extractor.
         space: Where its layers are.
         judged: What the probes were judged on.
-        lines: One per layer, ascending, and the mix's, if there is one. `gain` is above the best layer. Their
+        lines: One per layer, ascending, and the mix's, if there is one. `gain` and `uar_gain` are above the
+            best layer. Their
             facts: `layer` (None for the mix), `waf_std` and `uar_std` over seeds, and the layer's `weight` in
             the mix.
         best: The layer of highest UAR.
@@ -125,7 +125,7 @@ def probe_layers(
     seconds = time.monotonic() - began
     lines, best = _lines(data, probed, said, mixed)
     width = default_width(max(numbers)) if band is None else band
-    chosen_band = _band(lines, width)
+    chosen_band = _band(data, probed, said, lines, width)
     weighted = _weighted(mixed, probed, numbers)
     found = _record(
         store, request.plugin, spec, data.chosen, course, lines,
@@ -195,7 +195,7 @@ def _lines(
     """Return a line per layer and the mix's, each compared with the best layer, and the best layer."""
     label = data.chosen.label
     uar = [float(np.mean([score_once(label, one, "uar") for one in decided])) for decided in said]
-    top = int(np.argmax(uar))
+    best = probed[int(np.argmax(uar))]
     named = {f"layer {layer}": decided for layer, decided in zip(probed, said, strict=True)}
     facts: dict[str, dict[str, Any]] = {f"layer {layer}": {"layer": layer} for layer in probed}
     if mixed is not None:
@@ -204,21 +204,30 @@ def _lines(
             facts[f"layer {layer}"]["weight"] = float(share)
     for name, decided in named.items():
         facts[name] |= {f"{score}_std": spread(label, decided, score) for score in ("waf", "uar")}
-    best = f"layer {probed[top]}"
-    ordered = {best: named[best], **named}  # the first is what the others are compared with
-    lines = {line.name: line for line in measure(label, ordered, len(data.chosen.classes), facts)}
-    return tuple(lines[name] for name in named), probed[top]
+    return _measured(data, named, f"layer {best}", facts), best
 
 
-def _band(lines: Sequence[Line], most: int) -> tuple[int, int] | None:
-    by_layer = {line.facts["layer"]: line for line in lines if line.facts["layer"] is not None}
-    uar = {layer: line.uar for layer, line in by_layer.items()}
-    blocks = [layer for layer in uar if layer > 0]
-    if not blocks:
-        return None
-    best = by_layer[max(blocks, key=lambda layer: (uar[layer], -layer))]
-    low, high = best.uar_interval
-    return choose_band(uar, (high - low) / _NORMAL, most)
+def _measured(
+    data: ProbeData, named: Mapping[str, NDArray[np.int64]], first: str, facts: Mapping[str, dict[str, Any]]
+) -> tuple[Line, ...]:
+    """Return the lines in the order of `named`, compared with one of them."""
+    ordered = {first: named[first], **named}
+    lines = {line.name: line for line in measure(data.chosen.label, ordered, len(data.chosen.classes), facts)}
+    return tuple(lines[name] for name in named)
+
+
+def _band(
+    data: ProbeData, probed: Sequence[int], said: NDArray[np.int64], lines: Sequence[Line], most: int
+) -> tuple[int, int] | None:
+    """Choose the band by UAR; alike is what the 95 % interval of the difference does not tell apart."""
+    uar = dict(zip(probed, (line.uar for line in lines), strict=False))
+    best = best_block(uar)
+    compared = {line.name: line for line in lines}
+    if best is not None and compared[f"layer {best}"].uar_gain < 0:  # layer 0 is what lines are compared with
+        named = {f"layer {layer}": decided for layer, decided in zip(probed, said, strict=True)}
+        compared = {line.name: line for line in _measured(data, named, f"layer {best}", {})}
+    alike = [layer for layer in probed if compared[f"layer {layer}"].uar_gain_interval.high >= 0]
+    return choose_band(uar, alike, most)
 
 
 def _weighted(mixed: "Mixed | None", probed: Sequence[int], numbers: Sequence[int]) -> str:
