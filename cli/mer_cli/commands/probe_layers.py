@@ -44,7 +44,7 @@ _COURSE = ("seeds", "folds", "split", "group_by", "hidden", "epochs", "strict", 
 @click.option("--epochs", type=int, help="Of training.  [default: 600 steps, 10 epochs at least]")
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--lr", default=2e-3, show_default=True)
-@click.option("--weight-decay", default=0.1, show_default=True)
+@click.option("--weight-decay", default=0.02, show_default=True)
 @click.option("--class-weights", is_flag=True, help="Let rare classes count more.")
 @click.option("--strict", is_flag=True, help="Refuse labels or copies that leak instead of noting them.")
 @click.option("--model", metavar="PATH|ID", help="Checkpoint to extract with: a local folder or a hub id.")

@@ -32,7 +32,7 @@ _WITH_LAYERS = 2  # axes of a row that keeps layers apart
 
 def default_settings() -> Settings:
     """Return how a probe is trained unless said: a well regularised linear classifier."""
-    return Settings(batch_size=64, lr=2e-3, weight_decay=0.1)
+    return Settings(batch_size=64, lr=2e-3, weight_decay=0.02)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
