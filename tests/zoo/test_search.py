@@ -283,6 +283,28 @@ def test_without_optuna_the_remedy_is_told(store: Store, monkeypatch: pytest.Mon
         quick(store)
 
 
+def test_a_member_that_lost_patience_is_not_trained_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pruned or not, survivors have the same scores; the epochs that are told were trained, no others."""
+    patient = {"settings": Settings(epochs=27, batch_size=16, patience=2), "trials": 4}
+    whole = quick(store, **patient)
+    real, trained = judging.fit, []
+    monkeypatch.setattr(judging, "fit", lambda *a, **k: trained.append(real(*a, **k)) or trained[-1])
+    pruned = quick(store, **patient, prune=True)
+    scores = {key_of(o.draw): o.members for o in whole.outcomes}
+    carried = 0
+    for outcome in pruned.outcomes:
+        if outcome.epochs < 27:
+            continue
+        for member, other in zip(outcome.members, scores[key_of(outcome.draw)], strict=True):
+            assert member["waf"] == pytest.approx(other["waf"])
+            assert member["epochs"] == other["epochs"]
+            carried += "carried" in member
+    assert carried
+    assert pruned.epochs == sum(len(fitted.history) for group in trained for fitted in group)
+
+
 @pytest.mark.parametrize("prune", [False, True])
 def test_progress_ends_where_it_said(store: Store, prune: bool) -> None:
     """The callback hears of growing numbers that end at the total."""

@@ -1,7 +1,7 @@
 """Training the settings of a search: grouped by shape, all folds and seeds at once."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from mer_zoo.bootstrap import scores_of
 from mer_zoo.fit import fit
 from mer_zoo.planning import Plan
 from mer_zoo.search_space import Draw, Space, key_of
-from mer_zoo.search_state import Outcome, State
+from mer_zoo.search_state import CARRIED, Outcome, State
 from mer_zoo.training import Diverged, Fitted, Member, Task
 
 ETA = 3  # of successive halving: a third goes on, for three times the epochs
@@ -134,17 +134,31 @@ class Judge:
 
     def _fit(self, group: Sequence[Draw], epochs: int) -> list[Outcome]:
         members = [member for draw in group for member in self._members(draw, epochs)]
-        fitted = fit(
-            self.task,
-            members,
-            device=self.plan.device,
-            progress=lambda told: self.count.tell(told.done),
+        known = [scores for draw in group for scores in self._stopped(draw, epochs)]
+        fitted = iter(
+            fit(
+                self.task,
+                [member for member, scores in zip(members, known, strict=True) if scores is None],
+                device=self.plan.device,
+                progress=lambda told: self.count.tell(told.done),
+            )
         )
         each = self.seeds * self.plan.config.fold_count
-        results = [self._scores(m, f, i % each) for i, (m, f) in enumerate(zip(members, fitted, strict=True))]
+        results = [
+            self._scores(member, next(fitted), i % each) if scores is None else scores
+            for i, (member, scores) in enumerate(zip(members, known, strict=True))
+        ]
         return [
             Outcome(draw, epochs, tuple(results[i * each : (i + 1) * each])) for i, draw in enumerate(group)
         ]
+
+    def _stopped(self, draw: Draw, epochs: int) -> list[Mapping[str, float] | None]:
+        """Return the scores of members that lost patience on the rung below: more epochs change nothing."""
+        below = max((rung for rung in self.ladder if rung < epochs), default=0)
+        outcome = self.state.find(draw, below)
+        if outcome is None:
+            return [None] * (self.seeds * self.plan.config.fold_count)
+        return [{**m, CARRIED: 1.0} if m["epochs"] < below else None for m in outcome.members]
 
     def _members(self, draw: Draw, epochs: int) -> list[Member]:
         params, settings = self.space.apply(draw)

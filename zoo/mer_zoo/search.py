@@ -102,7 +102,7 @@ def search(
         sampler: `random`, or `tpe`.
         prune: Whether all settings are trained for a ninth of the epochs only, the best third of them for a
             third, and the best third of these for all (successive halving, Jamieson and Talwalkar 2016; each
-            time from the start).
+            time from the start, but for members whose patience ended before: theirs stands).
         seeds: Weights and orders that each setting is trained with, on the same folds.
         draw: Values to draw from, beside or instead of the card's.
         fix: Parameters or settings that are not drawn.
@@ -138,7 +138,7 @@ def search(
     if ranked[0].failed:
         raise ZooError(f"none of {len(ranked)} settings could be trained: {ranked[0].failed}")
     run = _refit(store, plan, space, ranked[0], state, name, tensorboard, command)
-    epochs = int(sum(m["epochs"] for outcome in state.outcomes.values() for m in outcome.members))
+    epochs = sum(outcome.trained for outcome in state.outcomes.values())
     facts = {"drawn": trials, "size": space.size, "names": drawing.names, "epochs": epochs}
     record = _record(store, plan, run.name, ranked, facts, state.digest, command)
     state.clear()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mer_featurestore import Store
     from mer_featurestore.bundles import Bundle
 
+CARRIED = "carried"  # of a member's scores: they were found on a lower rung
 SCORES = ("waf", "uar", "accuracy", "macro_f1")
 _INCIDENTAL = ("commit", "device", "versions", "params", "settings")
 
@@ -34,7 +35,8 @@ class Outcome:
         draw: What was drawn.
         epochs: It had at most.
         members: Per fold and seed: `fold`, `seed`; `waf`, `uar`, `accuracy` and `macro_f1` of the validation
-            clips at the best epoch; `best_epoch`, and `epochs` that were trained.
+            clips at the best epoch; `best_epoch`, and `epochs` that were trained; `carried` where that was
+            for an outcome of fewer epochs.
         failed: Why it could not be trained; empty when it was.
     """
 
@@ -59,6 +61,11 @@ class Outcome:
             "members": [dict(m) for m in self.members],
             "failed": self.failed,
         }
+
+    @property
+    def trained(self) -> int:
+        """Epochs that were trained for this outcome, over members."""
+        return int(sum(m["epochs"] for m in self.members if CARRIED not in m))
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Outcome":
