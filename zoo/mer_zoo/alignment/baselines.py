@@ -10,6 +10,8 @@ from mer_zoo.alignment.retrieval import Found, mean_of, retrieve
 DRAWS = 20
 MOST_COMPONENTS = 64
 _FIT_ON = 4096  # clips
+_MOST = 100_000  # clips of all draws together, beyond which there are fewer draws
+_FLAT = 1e-9  # share of the largest variance below which a direction does not vary
 
 Matrix = NDArray[np.float32]
 Views = tuple[Matrix, Matrix]
@@ -27,14 +29,15 @@ def baselines(
         seed: Of the random projections.
 
     Yields:
-        `random`, each clip's mean over `DRAWS` random projections of the visual rows into the acoustic space;
+        `random`, each clip's mean over `DRAWS` random projections (fewer of very many clips);
         `pca`, the principal components of both, whitened and paired by their order; and `as it is` where both
         spaces have the same width.
     """
     visual, acoustic = held
     random = np.random.default_rng(seed)
     shape = (visual.shape[1], acoustic.shape[1])
-    draws = (random.standard_normal(shape, dtype=np.float32) for _ in range(DRAWS))
+    count = max(3, min(DRAWS, _MOST // len(visual)))
+    draws = (random.standard_normal(shape, dtype=np.float32) for _ in range(count))
     yield mean_of("random", [retrieve("random", visual @ draw, acoustic, classes) for draw in draws])
     first, second = _components(fitted_on, held)
     yield retrieve("pca", first, second, classes)
@@ -45,14 +48,14 @@ def baselines(
 def _components(fitted_on: Views, held: Views) -> list[Matrix]:
     from sklearn.decomposition import PCA
 
-    rows = [view[:_FIT_ON] for view in fitted_on]
-    count = min(MOST_COMPONENTS, len(rows[0]) - 1, *(_directions(view) for view in rows))
     made = []
-    for view, wanted in zip(rows, held, strict=True):
-        pca = PCA(max(1, count), whiten=True, svd_solver="full").fit(view)
-        made.append(pca.transform(wanted).astype(np.float32))
-    return made
-
-
-def _directions(view: Matrix) -> int:
-    return int(np.linalg.matrix_rank(view - view.mean(axis=0)))
+    for view, wanted in zip(fitted_on, held, strict=True):
+        rows = view[:_FIT_ON]
+        solver = "covariance_eigh" if len(rows) >= rows.shape[1] else "full"
+        pca = PCA(min(MOST_COMPONENTS, *rows.shape), svd_solver=solver).fit(rows.astype(np.float64))
+        variance = pca.explained_variance_
+        vary = max(1, int((variance > _FLAT * variance[0]).sum()))
+        scores = pca.transform(wanted)[:, :vary] / np.sqrt(np.maximum(variance[:vary], _FLAT))
+        made.append(scores.astype(np.float32))
+    count = min(scores.shape[1] for scores in made)
+    return [scores[:, :count] for scores in made]
