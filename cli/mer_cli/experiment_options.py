@@ -73,10 +73,11 @@ def tell(store: "Store", found: "Experiment", figure: Path | None) -> None:
         from mer_zoo.experiments import FIGURE
 
         shutil.copyfile(store.runs[found.record].path(FIGURE), figure)
-    emit(found.to_json(), lambda: _print(found))
+    emit(found.to_json(), lambda: print_experiment(found))
 
 
-def _print(found: "Experiment") -> None:
+def print_experiment(found: "Experiment") -> None:
+    """Print the table of an experiment."""
     print_notices(found.notices)
     names = list(dict.fromkeys(name for line in found.lines for name in line.facts))
     columns = ["", *names, "WAF", "95 %", "above the first", "95 %", "UAR", "95 %"]

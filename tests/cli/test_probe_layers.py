@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from mer_cli import fs, zoo
 from mer_featurestore import Store
 from mer_plugins.synthetic import write_corpus
+from mer_zoo.experiments import keep, measure
 from support import checkpoints
 
 QUICK = ("--folds", "2", "--seeds", "2", "--epochs", "3", "--device", "cpu")
@@ -72,6 +74,24 @@ def test_json(url: str, model: str) -> None:
     assert (told["space"], told["weighted"]) == ("whisper-layers-UTT", "")
     document = Store.open(url).runs[told["record"]].json("lines.json")
     assert (document["hidden"], document["band"]) == (4, told["band"])
+
+
+def test_shown_again(url: str, model: str) -> None:
+    """`mer-zoo show` prints a probe on record as it was told, and any other experiment's table."""
+    told = mer_zoo(url, "probe-layers", "whisper", "--model", model, *QUICK).stdout.splitlines()
+    record = next(line for line in told if "on record as" in line).split()[-1]
+    shown = mer_zoo(url, "show", record).stdout.splitlines()
+    assert [line for line in told if line.startswith(("layer", "mix", "best"))] == [
+        line for line in shown if line.startswith(("layer", "mix", "best"))
+    ]
+    assert json.loads(mer_zoo(url, "show", record, "--json").stdout)["plugin"] == "whisper"
+
+    decided = {"one": np.array([[0, 1, 0]]), "other": np.array([[0, 1, 1]])}
+    lines = measure(np.array([0, 1, 1]), decided, 2, {"other": {"threshold": 0.9}})
+    keep(Store.open(url), "trial", "three clips", lines, parents=(), facts={})
+    shown_trial = mer_zoo(url, "show", "trial-1").stdout
+    for text in ("judged on three clips", "threshold", "other", "on record as trial-1"):
+        assert text in shown_trial
 
 
 def test_errors_say_what_to_do(url: str) -> None:

@@ -14,6 +14,7 @@ from mer_plugins.errors import PluginError
 from mer_plugins.pipeline import Request
 from mer_zoo.contract import Sequences
 from mer_zoo.errors import ZooError
+from mer_zoo.experiments import read_experiment
 from mer_zoo.models.mlp import Probe
 from mer_zoo.probing import Band, Course, LayerProbe, best_band, choose_band, compare, probe, probe_layers
 from mer_zoo.probing import fitting as fitting_module
@@ -22,6 +23,7 @@ from mer_zoo.probing.data import ProbeData, collect, labelled
 from mer_zoo.probing.fitting import fit_layers, fit_mix
 from mer_zoo.probing.layers import read_layers
 from mer_zoo.probing.mix import INPUT, LayerMix, layer_statistics
+from mer_zoo.runs import find_run
 from mer_zoo.settings import Settings
 from mer_zoo.training import epoch_batches
 from support import checkpoints
@@ -159,6 +161,10 @@ def test_what_is_told_is_what_is_on_record(probed: tuple[Store, LayerProbe]) -> 
     assert set(bundle.entry.parents) == {"features/babble-layers-UTT", "labels/gold"}
     assert best_band(Store.open(store.url), "babble") == found.band
     assert found.judged == "train (gold), out of fold"
+    experiment, _ = read_experiment(store, found.record)
+    assert experiment.lines == found.lines
+    with pytest.raises(ZooError, match="is an experiment"):
+        find_run(store, found.record)
 
 
 def test_it_is_the_same_each_time(probed: tuple[Store, LayerProbe]) -> None:

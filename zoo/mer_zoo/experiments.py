@@ -5,6 +5,7 @@ over seeds with a bootstrap interval over clips, and its difference from the fir
 clips.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from mer_zoo.bootstrap import SEED, Interval, percentile, resample, scores_of
 from mer_zoo.errors import ZooError
 from mer_zoo.predict import predict
 from mer_zoo.registry import complete_params, find_model
-from mer_zoo.runs import Run, dump, find_run
+from mer_zoo.runs import EXPERIMENT, Run, dump, find_run
 from mer_zoo.settings import Settings
 from mer_zoo.train import train
 from mer_zoo.trainset import TEST, default_layer
@@ -29,7 +30,6 @@ from mer_zoo.truth import class_indices, human_labels
 if TYPE_CHECKING:
     from mer_featurestore import Store
 
-EXPERIMENT = "experiment"
 FIGURE = "figure.png"
 RESAMPLES = 2000
 
@@ -69,6 +69,16 @@ class Line:
         names = ("waf", "uar", "gain", "uar_gain")
         scores = {name: [getattr(self, name), *getattr(self, f"{name}_interval")] for name in names}
         return {"name": self.name, **scores, "seeds": self.seeds, **self.facts}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Line":
+        """Undo `to_json`; what an earlier version did not measure is NaN."""
+        facts = {name: value for name, value in document.items() if name not in cls.__dataclass_fields__}
+        scores: dict[str, Any] = {}
+        for name in ("waf", "uar", "gain", "uar_gain"):
+            scores[name], *interval = document.get(name, (math.nan,) * 3)
+            scores[f"{name}_interval"] = Interval(*interval)
+        return cls(name=document["name"], seeds=document["seeds"], facts=facts, **scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +306,17 @@ def keep(
         )
     told = tuple(notices)
     return Experiment(record=bundle.name, kind=kind, judged=judged, lines=tuple(lines), notices=told)
+
+
+def read_experiment(store: "Store", name: str) -> tuple[Experiment, dict[str, Any]]:
+    """Return an experiment on record, and all that its record says as plain JSON values.
+
+    Raises:
+        UnknownName: There is no such record.
+    """
+    document: dict[str, Any] = store.runs[name].json("lines.json")
+    lines = tuple(Line.from_json(line) for line in document["lines"])
+    return Experiment(record=name, kind=document["kind"], judged=document["judged"], lines=lines), document
 
 
 def _check_same(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 OUT_OF_FOLD, MEAN_OF_FOLDS = 0, 1
+EXPERIMENT = "experiment"
 RUN, EVALUATION, COMPARISON, SEARCH, SEARCH_PART = "run", "evaluation", "comparison", "search", "search-part"
 _PACKAGES = ("mer-fs", "torch", "numpy", "scikit-learn", "safetensors")
 
@@ -302,7 +303,11 @@ def _what(bundle: "Bundle") -> tuple[str, str]:
     attrs = bundle.attrs
     kind = str(attrs.get("type"))
     runs = attrs.get("runs") or ([attrs["run"]] if attrs.get("run") else [])
-    what = {EVALUATION: "an evaluation of a run", COMPARISON: "a comparison of runs"}.get(kind, f"a {kind}")
+    what = {
+        EVALUATION: "an evaluation of a run",
+        COMPARISON: "a comparison of runs",
+        EXPERIMENT: "an experiment",
+    }.get(kind, f"a {kind}")
     return (
         f"{bundle.name!r} is {what}",
         f"name the run itself: {' or '.join(runs)}" if runs else "mer-zoo runs lists the runs",

@@ -1,21 +1,20 @@
 """`mer-zoo probe-layers`."""
 
-import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mer_cli.app import command, command_line, emit, open_store, store_option, table
+from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import Pair
 from mer_cli.plugin_options import no_plugin_option, warn_of_broken
+from mer_cli.probe_view import print_next, print_probe
 from mer_cli.progress import progress
 from mer_cli.zoo_options import device_option, print_notices
 
 if TYPE_CHECKING:
     from mer_plugins.pipeline import Request
-    from mer_zoo.experiments import Line
     from mer_zoo.probing import Course, LayerProbe
 
 _TRAINING = ("batch_size", "lr", "weight_decay", "class_weights")
@@ -84,7 +83,7 @@ def probe_layers(plugin: str, store_url: str, figure: Path | None, **said: Any) 
         from mer_zoo.experiments import FIGURE
 
         shutil.copyfile(store.runs[found.record].path(FIGURE), figure)
-    emit(found.to_json(), lambda: _print(found, said))
+    emit(found.to_json(), lambda: _print(found, said["model"]))
 
 
 def _request(plugin: str, said: dict[str, Any]) -> "Request":
@@ -104,31 +103,8 @@ def _course(said: dict[str, Any]) -> "Course":
     return Course(settings=settings, **{name: said[name] for name in _COURSE})
 
 
-def _print(found: "LayerProbe", said: dict[str, Any]) -> None:
+def _print(found: "LayerProbe", model: str | None) -> None:
     print_notices(found.notices)
-    columns = ["", "UAR", "± seeds", "95 %", "against the best, 95 %", "WAF", "± seeds", "weight"]
-    title = f"{found.plugin} on {found.judged}, {found.lines[0].seeds} seeds, {found.seconds:.1f} s"
-    table(title, columns, [_row(line) for line in found.lines])
-    if found.weighted:
-        click.echo("weight: of the layer in the learned mix of all, in units of the layer's spread")
-    click.echo(f"best by UAR: layer {found.best}; on record as {found.record}")
-    model = f" --model {shlex.quote(said['model'])}" if said["model"] else ""
-    if found.band:
-        name = f"{found.plugin}-lora"
-        tune = f"mer-zoo tune {found.plugin}{model} --layers best --as {name}"
-        click.echo(f"best band: layer{'s' * (len(found.band.layers) > 1)} {found.band}; to tune it: {tune}")
-    if found.weighted:
-        extract = f"mer-fs extract --plugin {found.plugin}{model} --layers {found.weighted}"
-        click.echo(f"the learned mix as a space: {extract} --as {found.plugin}-mix")
-
-
-def _row(line: "Line") -> tuple[str, ...]:
-    facts, weight = line.facts, line.facts.get("weight")
-    low, high = line.uar_gain_interval
-    return (
-        line.name,
-        f"{line.uar:.4f}", f"{facts['uar_std']:.4f}", str(line.uar_interval),
-        f"{line.uar_gain:+.4f} ({low:+.4f} to {high:+.4f})",
-        f"{line.waf:.4f}", f"{facts['waf_std']:.4f}",
-        "" if weight is None else f"{weight:.3f}",
-    )  # fmt: skip
+    print_probe(found.lines, f"{found.plugin} on {found.judged}, {found.seconds:.1f} s", found.best)
+    click.echo(f"on record as {found.record}")
+    print_next(found.plugin, str(found.band or ""), found.weighted, model)

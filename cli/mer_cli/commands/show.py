@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 @store_option
 @at_option
 def show(run: str, store_url: str, at: int | None) -> None:
-    """Show one run (configuration, out-of-fold scores, folds, evaluations), or the table of a search."""
-    from mer_zoo.runs import find_run, find_search, list_evaluations
+    """Show one run (configuration, out-of-fold scores, folds), or the table of a search or experiment."""
+    from mer_zoo.runs import EXPERIMENT, find_run, find_search, list_evaluations
 
     store = open_store(store_url, at)
     searched = find_search(store, run)
     if searched is not None:
         emit(searched, lambda: print_trials(searched))
+        return
+    if run in store.runs and store.runs[run].attrs.get("type") == EXPERIMENT:
+        _show_experiment(store, run)
         return
     found = find_run(store, run)
     document = {
@@ -36,6 +39,16 @@ def show(run: str, store_url: str, at: int | None) -> None:
         "evaluations": [dict(b.attrs) for b in list_evaluations(store, run)],
     }
     emit(document, lambda: _print(store, found))
+
+
+def _show_experiment(store: "Store", name: str) -> None:
+    from mer_cli.experiment_options import print_experiment
+    from mer_cli.probe_view import print_record
+    from mer_zoo.experiments import read_experiment
+
+    found, document = read_experiment(store, name)
+    probed = document["kind"] == "probe"
+    emit(document, lambda: print_record(document, found.lines) if probed else print_experiment(found))
 
 
 def _print(store: "Store", run: "Run") -> None:

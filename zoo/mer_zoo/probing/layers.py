@@ -128,7 +128,7 @@ def probe_layers(
     chosen_band = _band(data, probed, said, lines, width)
     weighted = _weighted(mixed, probed, numbers)
     found = _record(
-        store, request.plugin, spec, data.chosen, course, lines,
+        store, request, spec, data.chosen, course, lines,
         band=chosen_band, best=best, weighted=weighted, command=command, notices=(*notices, *data.notices),
     )  # fmt: skip
     named = Band(*chosen_band, found.record) if chosen_band else None
@@ -240,7 +240,7 @@ def _weighted(mixed: "Mixed | None", probed: Sequence[int], numbers: Sequence[in
 
 def _record(
     store: "Store",
-    plugin: str,
+    request: Request,
     spec: "SpaceSpec",
     chosen: "TrainSet",
     course: Course,
@@ -256,7 +256,7 @@ def _record(
 
     labels = chosen.layer
     found: Mapping[str, Any] = {
-        "plugin": plugin,
+        "plugin": request.plugin,
         "checkpoint": spec.made_by.get("checkpoint"),
         "space": spec.name,
         "fingerprint": spec.fingerprint,
@@ -266,6 +266,7 @@ def _record(
         "weighted": weighted,
     }
     trained = {name: getattr(course, name) for name in ("seeds", "folds", "split", "group_by", "hidden")}
+    trained["model"] = request.options.model  # as typed, to be typed again
     settings = course.training(len(chosen.clips)).to_json()
     return keep(
         store, PROBE, f"{course.split} ({labels}), out of fold", lines,
