@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mer_featurestore import Store
     from mer_zoo.spaces import Inputs
 
-_CHUNK = 512  # rows looked at at once when standardisation is fitted: few enough to stay in the cache
+_CHUNK = 1 << 18  # values looked at at once when standardisation is fitted: few enough to stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,16 @@ class Table:
         at = first + torch.arange(len(first), device=first.device)
         mean = torch.zeros(self.width, dtype=torch.float64, device=self.rows.device)
         square, count = torch.zeros_like(mean), 0
-        for part in (
-            torch.split(at, _CHUNK) if len(at) else ()
-        ):  # merged pairwise (Chan et al. 1979), so that nothing cancels
-            var, middle = torch.var_mean(self.rows[part].float(), 0, correction=0)
-            gap, share = middle.double() - mean, len(part) / (count + len(part))
-            square += var.double() * len(part) + gap.square() * (count * share)
+        # Merged pairwise (Chan et al. 1979): nothing cancels. torch.var_mean takes seven times as long.
+        for part in torch.split(at, max(1, _CHUNK // self.width)) if len(at) else ():
+            some = self.rows.index_select(0, part).float()
+            middle = some.mean(0)
+            rest = some.sub_(middle).mean(0).double()  # what rounding has left of the mean
+            spread = some.square_().sum(0).double() - rest.square() * len(part)
+            gap, share = middle.double() + rest - mean, len(part) / (count + len(part))
+            square += spread + gap.square() * (count * share)
             mean, count = mean + gap * share, count + len(part)
-        deviation = (square / max(count, 1)).sqrt()
+        deviation = (square / max(count, 1)).clamp(min=0).sqrt()
         scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 1.0)
         return mean.float(), scale.float()
 
