@@ -17,7 +17,7 @@ def print_record(document: dict[str, Any], lines: Sequence["Line"]) -> None:
     print_probe(lines, f"{document['plugin']} on {document['judged']}", document["best"])
     band = document["band"]
     layers = f"{band[0]}-{band[1]}" if band and band[0] < band[1] else str(band[0]) if band else ""
-    print_next(document["plugin"], layers, document["weighted"], document["model"])
+    print_next(document["plugin"], layers, document["weighted"], document["model"], document["labels"])
 
 
 def print_probe(lines: Sequence["Line"], title: str, best: int) -> None:
@@ -29,11 +29,12 @@ def print_probe(lines: Sequence["Line"], title: str, best: int) -> None:
     click.echo(f"best by UAR: layer {best}")
 
 
-def print_next(plugin: str, band: str, weighted: str, model: str | None) -> None:
+def print_next(plugin: str, band: str, weighted: str, model: str | None, labels: str) -> None:
     """Print what to type to tune the best band, and for a space of the learned mix."""
     model = f" --model {shlex.quote(model)}" if model else ""
     if band:
-        tune = f"mer-zoo tune {plugin}{model} --layers best --as {plugin}-lora"
+        by = "" if labels == "gold" else f" --labels {labels}"
+        tune = f"mer-zoo tune {plugin}{model}{by} --layers best --as {plugin}-lora"
         click.echo(f"best band: layer{'s' * ('-' in band)} {band}; to tune it: {tune}")
     if weighted:
         extract = f"mer-fs extract --plugin {plugin}{model} --layers {weighted}"

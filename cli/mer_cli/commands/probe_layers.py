@@ -107,4 +107,4 @@ def _print(found: "LayerProbe", model: str | None) -> None:
     print_notices(found.notices)
     print_probe(found.lines, f"{found.plugin} on {found.judged}, {found.seconds:.1f} s", found.best)
     click.echo(f"on record as {found.record}")
-    print_next(found.plugin, str(found.band or ""), found.weighted, model)
+    print_next(found.plugin, str(found.band or ""), found.weighted, model, found.labels)

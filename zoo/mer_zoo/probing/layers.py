@@ -38,6 +38,7 @@ class LayerProbe:
         record: Name of the record in the store: `lines.json` and, with matplotlib, `figure.png`.
         plugin: The extractor.
         space: Where its layers are.
+        labels: Label layer.
         judged: What the probes were judged on.
         lines: One per layer, ascending, and the mix's, if there is one. `gain` and `uar_gain` are above the
             best layer. Their
@@ -53,6 +54,7 @@ class LayerProbe:
     record: str
     plugin: str
     space: str
+    labels: str
     judged: str
     lines: tuple[Line, ...]
     best: int
@@ -63,7 +65,7 @@ class LayerProbe:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
-        names = ("record", "plugin", "space", "judged", "best", "weighted")
+        names = ("record", "plugin", "space", "labels", "judged", "best", "weighted")
         return {
             **{name: getattr(self, name) for name in names},
             "lines": [line.to_json() for line in self.lines],
@@ -133,8 +135,8 @@ def probe_layers(
     )  # fmt: skip
     named = Band(*chosen_band, found.record) if chosen_band else None
     return LayerProbe(
-        record=found.record, plugin=request.plugin, space=space, judged=found.judged, lines=lines, best=best,
-        band=named, weighted=weighted, seconds=seconds, notices=found.notices,
+        record=found.record, plugin=request.plugin, space=space, labels=chosen.layer, judged=found.judged,
+        lines=lines, best=best, band=named, weighted=weighted, seconds=seconds, notices=found.notices,
     )  # fmt: skip
 
 
