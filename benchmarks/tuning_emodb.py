@@ -28,10 +28,11 @@ from mer_zoo.tuning.tune import tune
 
 PAGE = Path(__file__).parents[1] / "docs" / "tuning.md"
 BEGIN, END = "<!-- tuning_emodb: begin -->", "<!-- tuning_emodb: end -->"
-SEEDS, DIVISIONS = 3, 2
+SEEDS, DIVISIONS, FOLDS = 3, 2, 4
 LAYERS, ROWS, C = "2-3", "3", 0.01
 SETTINGS = TuneSettings(epochs=3, lr=1e-3, head_lr=1e-3, label_smoothing=0.1)
 FROZEN, PROBED, HEAD = "frozen, probe", "tuned, probe", "tuned, own head"
+WEIGHTED, OUT_OF_FOLD = "frozen, probe with class weights", "tuned in folds, probe"
 SPEAKERS = sorted((*MEN, *WOMEN))
 Vectors = Mapping[str, NDArray[np.float32]]
 
@@ -62,8 +63,13 @@ def run(*, quick: bool, folder: Path | None = None) -> None:
         found = []
         for number in range(1 if quick else DIVISIONS):
             for seed in range(1 if quick else SEEDS):
-                found.append(_trial(place, corpus, frozen, seed, number, quick=quick))
+                trial = _trial(place, corpus, frozen, seed, number, quick=quick)
+                trial["counts"][WEIGHTED] = _probe(corpus, frozen, tuple(trial["test"]), "balanced")
+                found.append(trial)
                 print(f"  seed {seed}, division {number}: {_brief(found[-1])}", flush=True)
+        for seed in range(0 if quick else SEEDS):  # four trainings each: in the first division alone
+            found[seed]["counts"] |= _folded(place, corpus, seed)
+            print(f"  seed {seed}, folds: {_brief(found[seed])}", flush=True)
     table = render(found)
     print(table)
     if not quick:
@@ -148,14 +154,40 @@ def _trial(
     return found
 
 
-def _probe(corpus: Corpus, vectors: Vectors, test: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
+def _folded(place: Path, corpus: Corpus, seed: int) -> dict[str, Any]:
+    """Tune in folds, judge vectors that are out of fold (of the held-out speakers: the folds' mean)."""
+    file = place / f"{seed}-folds.json"
+    if not file.exists():
+        test = divide(seed)[0].test
+        with tempfile.TemporaryDirectory(prefix="mer-trial-", dir=place) as name:
+            store = _store(Path(name) / "store", corpus, test)
+            request = TuneRequest(
+                plugin="whisper",
+                name="several",
+                layers=LAYERS,
+                options=_options(),
+                seed=seed,
+                settings=SETTINGS,
+                folds=FOLDS,
+                all_data=False,
+            )
+            tune(store, request, work=Path(name) / "several")
+            by = _probe(corpus, _vectors(store, "several"), test)
+        file.write_text(json.dumps({OUT_OF_FOLD: {s: c.tolist() for s, c in by.items()}}), "utf-8")
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
+
+
+def _probe(
+    corpus: Corpus, vectors: Vectors, test: tuple[str, ...], weights: str | None = None
+) -> dict[str, NDArray[np.int64]]:
     """Train a logistic regression on the speakers that are not in `test`; count its decisions on these."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     keys = [clip.key for clip in corpus.clips if clip.speaker not in test]
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=5000))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=5000, class_weight=weights))
     model.fit(np.stack([vectors[key] for key in keys]), corpus.index(keys))
     return _counts(corpus, test, lambda ks: model.predict(np.stack([vectors[key] for key in ks])))
 
@@ -204,9 +236,11 @@ def _by_speaker(trials: list[dict[str, Any]], line: str) -> NDArray[np.int64]:
 
 def render(trials: list[dict[str, Any]]) -> str:
     """Return the table: UAR over all held-out clips, and its difference from frozen features."""
-    columns = "features, classifier", "UAR", "95 %", "above frozen", "95 %", "trials better / worse"
+    columns = "features, classifier", "trials", "UAR", "95 %", "above frozen", "95 %", "trials better / worse"
     rows = [" | ".join(columns), " | ".join(["---"] * len(columns))]
-    rows += [" | ".join(_row(line, trials)) for line in (FROZEN, PROBED, HEAD)]
+    for line in (FROZEN, WEIGHTED, PROBED, HEAD, OUT_OF_FOLD):
+        having = [trial for trial in trials if line in trial["counts"]]
+        rows += [" | ".join(_row(line, having))] if having else []
     return "\n".join([*(f"| {row} |" for row in rows), "", _facts(trials)])
 
 
@@ -220,7 +254,7 @@ def _row(line: str, trials: list[dict[str, Any]]) -> list[str]:
         return scores_of(np.einsum("rs,sij->rij", draws, by[heard]))["uar"]
 
     uar = _uar(counts.sum(0))
-    cells = [line, f"{uar:.3f}", _span(percentile(drawn(counts)))]
+    cells = [line, str(len(trials)), f"{uar:.3f}", _span(percentile(drawn(counts)))]
     if line == FROZEN:
         return [*cells, "", "", ""]
     gains = [_gain(trial, line) for trial in trials]
