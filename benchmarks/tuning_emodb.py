@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load, load_file, save_file
 
 from benchmarks.composite import SHARED
 from benchmarks.self_training import MEN, WOMEN, divide
@@ -28,11 +29,12 @@ from mer_zoo.tuning.tune import tune
 
 PAGE = Path(__file__).parents[1] / "docs" / "tuning.md"
 BEGIN, END = "<!-- tuning_emodb: begin -->", "<!-- tuning_emodb: end -->"
-SEEDS, DIVISIONS, FOLDS = 3, 2, 4
+SEEDS, DIVISIONS = 3, 2
 LAYERS, ROWS, C = "2-3", "3", 0.01
 SETTINGS = TuneSettings(epochs=3, lr=1e-3, head_lr=1e-3, label_smoothing=0.1)
 FROZEN, PROBED, HEAD = "frozen, probe", "tuned, probe", "tuned, own head"
-WEIGHTED, OUT_OF_FOLD = "frozen, probe with class weights", "tuned in folds, probe"
+WEIGHTED, TUNED_WEIGHTED = "frozen, weighted probe", "tuned, weighted probe"
+AGAINST = {PROBED: FROZEN, WEIGHTED: FROZEN, TUNED_WEIGHTED: WEIGHTED, HEAD: WEIGHTED}
 SPEAKERS = sorted((*MEN, *WOMEN))
 Vectors = Mapping[str, NDArray[np.float32]]
 
@@ -63,13 +65,8 @@ def run(*, quick: bool, folder: Path | None = None) -> None:
         found = []
         for number in range(1 if quick else DIVISIONS):
             for seed in range(1 if quick else SEEDS):
-                trial = _trial(place, corpus, frozen, seed, number, quick=quick)
-                trial["counts"][WEIGHTED] = _probe(corpus, frozen, tuple(trial["test"]), "balanced")
-                found.append(trial)
+                found.append(_trial(place, corpus, frozen, seed, number, quick=quick))
                 print(f"  seed {seed}, division {number}: {_brief(found[-1])}", flush=True)
-        for seed in range(0 if quick else SEEDS):  # four trainings each: in the first division alone
-            found[seed]["counts"] |= _folded(place, corpus, seed)
-            print(f"  seed {seed}, folds: {_brief(found[seed])}", flush=True)
     table = render(found)
     print(table)
     if not quick:
@@ -119,63 +116,45 @@ def _trial(
 ) -> dict[str, Any]:
     """Tune on eight speakers, judge on two; return counts `[C, C]` by line and speaker, and what it took."""
     file = place / f"{'quick-' * quick}{seed}-{number}.json"
-    if file.exists():
-        found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        return found
+    kept = file.with_suffix(".safetensors")
     test = divide(seed)[number].test
+    if not kept.exists():
+        _tune(place, corpus, test, file, replace(SETTINGS, epochs=1) if quick else SETTINGS, seed)
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    tensors = load_file(kept)
+    tuned = {clip.key: row for clip, row in zip(corpus.clips, tensors["vectors"], strict=True)}
+    found["counts"] = {
+        FROZEN: _probe(corpus, frozen, test),
+        PROBED: _probe(corpus, tuned, test),
+        HEAD: _head(corpus, tensors, tuned, test),
+        WEIGHTED: _probe(corpus, frozen, test, "balanced"),
+        TUNED_WEIGHTED: _probe(corpus, tuned, test, "balanced"),
+    }
+    return found
+
+
+def _tune(
+    place: Path, corpus: Corpus, test: tuple[str, ...], file: Path, settings: TuneSettings, seed: int
+) -> None:
+    """Tune on the speakers that are not in `test`; keep all clips' vectors and the head, and what it took."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mer-trial-", dir=place) as name:
         store = _store(Path(name) / "store", corpus, test)
         request = TuneRequest(
-            plugin="whisper",
-            name="one",
-            layers=LAYERS,
-            options=_options(),
-            seed=seed,
-            settings=replace(SETTINGS, epochs=1) if quick else SETTINGS,
+            plugin="whisper", name="one", layers=LAYERS, options=_options(), seed=seed, settings=settings
         )
         one = tune(store, request, work=Path(name) / "one")
-        tuned = _vectors(store, "one")
-        counts = {
-            FROZEN: _probe(corpus, frozen, test),
-            PROBED: _probe(corpus, tuned, test),
-            HEAD: _head(corpus, store, tuned, test),
-        }
-    shown = {line: {s: c.tolist() for s, c in by.items()} for line, by in counts.items()}
-    found = {
-        "test": test,
-        "counts": shown,
+        vectors = _vectors(store, "one")
+        head = load(store.adapters["one"].read("head.safetensors"))
+    facts = {
         "trainable": one.trainable,
         "total": one.total,
         "best_epoch": one.parts[0].best_epoch,
         "seconds": time.perf_counter() - began,
     }
-    file.write_text(json.dumps(found), "utf-8")
-    return found
-
-
-def _folded(place: Path, corpus: Corpus, seed: int) -> dict[str, Any]:
-    """Tune in folds, judge vectors that are out of fold (of the held-out speakers: the folds' mean)."""
-    file = place / f"{seed}-folds.json"
-    if not file.exists():
-        test = divide(seed)[0].test
-        with tempfile.TemporaryDirectory(prefix="mer-trial-", dir=place) as name:
-            store = _store(Path(name) / "store", corpus, test)
-            request = TuneRequest(
-                plugin="whisper",
-                name="several",
-                layers=LAYERS,
-                options=_options(),
-                seed=seed,
-                settings=SETTINGS,
-                folds=FOLDS,
-                all_data=False,
-            )
-            tune(store, request, work=Path(name) / "several")
-            by = _probe(corpus, _vectors(store, "several"), test)
-        file.write_text(json.dumps({OUT_OF_FOLD: {s: c.tolist() for s, c in by.items()}}), "utf-8")
-    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return found
+    file.write_text(json.dumps(facts), "utf-8")
+    rows = np.stack([vectors[clip.key] for clip in corpus.clips])
+    save_file({"vectors": rows, **head}, file.with_suffix(".safetensors"))
 
 
 def _probe(
@@ -192,11 +171,8 @@ def _probe(
     return _counts(corpus, test, lambda ks: model.predict(np.stack([vectors[key] for key in ks])))
 
 
-def _head(corpus: Corpus, store: Store, vectors: Vectors, test: tuple[str, ...]) -> dict[str, Any]:
+def _head(corpus: Corpus, head: Vectors, vectors: Vectors, test: tuple[str, ...]) -> dict[str, Any]:
     """Count the decisions of the head the adapter was trained with."""
-    from safetensors.numpy import load
-
-    head = load(store.adapters["one"].read("head.safetensors"))
 
     def said(keys: list[str]) -> NDArray[np.int64]:
         x = np.stack([vectors[key] for key in keys]).astype(np.float64)
@@ -216,7 +192,7 @@ def _counts(corpus: Corpus, test: tuple[str, ...], decide: Any) -> dict[str, NDA
 
 
 def _brief(trial: Mapping[str, Any]) -> str:
-    uar = {line: _uar(sum(np.array(c) for c in by.values())) for line, by in trial["counts"].items()}
+    uar = {line: _of(trial, line) for line in trial["counts"]}
     return ", ".join(f"{line} {value:.3f}" for line, value in uar.items()) + f" ({trial['seconds']:.0f} s)"
 
 
@@ -235,18 +211,25 @@ def _by_speaker(trials: list[dict[str, Any]], line: str) -> NDArray[np.int64]:
 
 
 def render(trials: list[dict[str, Any]]) -> str:
-    """Return the table: UAR over all held-out clips, and its difference from frozen features."""
-    columns = "features, classifier", "trials", "UAR", "95 %", "above frozen", "95 %", "trials better / worse"
+    """Return the table: UAR over all held-out clips, and its difference from another line."""
+    columns = (
+        "features, classifier",
+        "UAR",
+        "95 %",
+        "compared with",
+        "difference",
+        "95 %",
+        "trials better / worse",
+    )
     rows = [" | ".join(columns), " | ".join(["---"] * len(columns))]
-    for line in (FROZEN, WEIGHTED, PROBED, HEAD, OUT_OF_FOLD):
-        having = [trial for trial in trials if line in trial["counts"]]
-        rows += [" | ".join(_row(line, having))] if having else []
+    rows += [" | ".join(_row(line, trials)) for line in (FROZEN, PROBED, WEIGHTED, TUNED_WEIGHTED, HEAD)]
     return "\n".join([*(f"| {row} |" for row in rows), "", _facts(trials)])
 
 
 def _row(line: str, trials: list[dict[str, Any]]) -> list[str]:
-    """Return a line's cells; frozen features are those of the same trials, on the same draws of speakers."""
-    counts, base = _by_speaker(trials, line), _by_speaker(trials, FROZEN)
+    """Return a line's cells; differences are on the same draws of speakers."""
+    other = AGAINST.get(line, line)
+    counts, base = _by_speaker(trials, line), _by_speaker(trials, other)
     heard = np.flatnonzero(base.sum((1, 2)))
     draws = resample(np.ones(len(heard), np.int64))
 
@@ -254,23 +237,21 @@ def _row(line: str, trials: list[dict[str, Any]]) -> list[str]:
         return scores_of(np.einsum("rs,sij->rij", draws, by[heard]))["uar"]
 
     uar = _uar(counts.sum(0))
-    cells = [line, str(len(trials)), f"{uar:.3f}", _span(percentile(drawn(counts)))]
+    cells = [line, f"{uar:.3f}", _span(percentile(drawn(counts)))]
     if line == FROZEN:
-        return [*cells, "", "", ""]
-    gains = [_gain(trial, line) for trial in trials]
+        return [*cells, "", "", "", ""]
+    gains = [_of(trial, line) - _of(trial, other) for trial in trials]
     return [
         *cells,
+        other,
         f"{uar - _uar(base.sum(0)):+.3f}",
         _span(percentile(drawn(counts) - drawn(base)), sign="+"),
         f"{sum(g > 0 for g in gains)} / {sum(g < 0 for g in gains)}",
     ]
 
 
-def _gain(trial: Mapping[str, Any], line: str) -> float:
-    counts = trial["counts"]
-    return _uar(sum(np.array(c) for c in counts[line].values())) - _uar(
-        sum(np.array(c) for c in counts[FROZEN].values())
-    )
+def _of(trial: Mapping[str, Any], line: str) -> float:
+    return _uar(sum(np.array(c) for c in trial["counts"][line].values()))
 
 
 def _span(interval: Interval, sign: str = "") -> str:
