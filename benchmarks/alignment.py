@@ -32,6 +32,11 @@ SETS = {
     "unlabeled, train → test": (("unlabeled", "train"), "test"),
 }
 NAMES = ("R@1", "R@5", "R@10", "ahead", "class@1", "class@10")
+ENCODERS = (
+    ("infonce", EncoderSettings(epochs=6, lr=1e-3)),
+    ("infonce", EncoderSettings(epochs=5, patience=2, lr=1e-4, batch_size=64)),
+    ("cosine", EncoderSettings(epochs=5, patience=2, lr=5e-4, head_lr=5e-4, batch_size=32)),
+)
 SEEDS, CLIPS, WIDTH = 5, 20_000, 1024
 
 
@@ -42,7 +47,7 @@ def run(*, quick: bool = False, folder: Path | None = None) -> None:
         for name, (splits, held_out) in SETS.items():
             table(name, list(lines(store, splits, held_out, 1 if quick else SEEDS)))
         probes(store)
-        encoder(store, 1 if quick else 3)
+        encoder(store)
         speed(Path(where) / "large", CLIPS // 10 if quick else CLIPS)
 
 
@@ -107,31 +112,25 @@ def probes(store: Store) -> None:
             print(f"| {told} | {waf[0]:.3f} | {low} | {gain[0]:+.3f} | {high} |")
 
 
-def encoder(store: Store, seeds: int) -> None:
+def encoder(store: Store) -> None:
     """Print what adapting an encoder adds to a head alone: Whisper on the voices, to the faces.
 
     The other way round, since there is no visual transformer beside the checkout.
     """
-    options = Options(model=str(SHARED / "models" / "whisper-tiny-en"), layers="2", device="cpu")
+    model, short = str(SHARED / "models" / "whisper-tiny-en"), {"context": "3"}
+    options = Options(model=model, layers="2", device="cpu", extra=short)
     print()
-    for seed in range(seeds):
+    for loss, how in ENCODERS:
         name = store.adapters.free_name("voices")
-        aim = Aim(
-            visual="whisper",
-            to=VISUAL,
-            name=name,
-            splits=("unlabeled", "train"),
-            held_out="test",
-            judge=TRUTH,
-        )
+        both, seen = ("unlabeled", "train"), {"held_out": "test", "judge": TRUTH}
+        aim = Aim(visual="whisper", to=VISUAL, name=name, splits=both, **seen)
         start = time.perf_counter()
-        how = EncoderSettings(epochs=6, lr=1e-3)
         with tempfile.TemporaryDirectory() as work:
-            found = align_encoder(store, aim, AlignSettings(seed=seed), how, options, work=Path(work))
+            found = align_encoder(store, aim, AlignSettings(loss=loss), how, options, work=Path(work))
         taken = time.perf_counter() - start
         for way, rates in found.metrics["retrieval"].items():
             told = ", ".join(f"{name} {rates[name][0]:.3f}" for name in NAMES)
-            print(f"voices to faces, seed {seed}, {way}: {told}")
+            print(f"voices to faces, {loss}, {way}: {told}")
         print(f"  best epoch {found.metrics['best_epoch']}, {taken:.0f} s in all")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load
 
 from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
 from mer_featurestore.errors import UnknownName
@@ -28,6 +29,8 @@ from support.tiny import clip as tiny_clip
 N = 30
 AIM = Aim(visual="hf-image", to="voice", name="seen", splits=("unlabeled",), device="cpu")
 HEAD = AlignSettings(epochs=6, lr=1e-2, batch_size=16)
+WEAK = AlignSettings(epochs=1, lr=1e-9, loss="mse", dropout=0.0)  # leaves all to the encoder
+ALONE = EncoderSettings(epochs=8, patience=8, rank=2, batch_size=8, lr=3e-2, head_lr=1e-12, layers="3-4")
 HOW = EncoderSettings(epochs=2, rank=2, batch_size=8, lr=1e-3, head_lr=1e-3, layers="3-4")
 
 
@@ -98,7 +101,12 @@ def test_extraction_gives_what_was_trained(store: Store, options: Options, tmp_p
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "_keep", keep)
-        found = align_encoder(store, AIM, HEAD, replace(HOW, lr=3e-2), options, work=tmp_path / "work")
+        found = align_encoder(store, AIM, WEAK, ALONE, options, work=tmp_path / "work")
+    history = store.runs[found.record].json("history.json")
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert found.metrics["best_epoch"] > 0
+    tensors = load(store.adapters["seen"].read("adapter_model.safetensors"))
+    assert all(float(np.abs(t).max()) > 1e-3 for name, t in tensors.items() if "lora_B" in name)
     assert found.metrics["encoder"]["trained"] < found.metrics["encoder"]["parameters"] / 10
     assert {"aligned", "head alone", "random", "pca"} == set(found.metrics["retrieval"])
     card = find(store, "seen").card

@@ -30,6 +30,7 @@ from mer_zoo.devices import find_device
 from mer_zoo.errors import ZooError
 from mer_zoo.training import Diverged
 from mer_zoo.tuning.media import Media
+from mer_zoo.tuning.parts import ONE
 from mer_zoo.tuning.selection import read_layers
 from mer_zoo.tuning.work import Work, default_folder
 
@@ -200,7 +201,7 @@ def _train(
     before = aligning.views_of(store, pairs, Kept(base, standard), acoustic)
     first = fit_head(before, settings, device=find_device(planned.aim.device))
     scene = Scene(tunable, media, acoustic, standard, before.train, before.valid, before.content)
-    joint = Joint(scene, first, settings, how, work.part("joint"))
+    joint = Joint(scene, first, settings, how, work.part(ONE))
     state = joint.run(told)
     rows = encode(tunable, media, everything, how.batch_size, told)
     fitted = joint.fitted(state, rows)
