@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mer_plugins.deriving import derive, project
 from mer_plugins.fitting import keep_projection
-from mer_zoo.alignment.baselines import baselines
+from mer_zoo.alignment.baselines import FIT_ON, baselines
 from mer_zoo.alignment.fitting import FittedHead, Told, Views, apply, fit_head, numbered
 from mer_zoo.alignment.head import folded
 from mer_zoo.alignment.pairs import Pairs, choose_pairs, find_space
@@ -230,7 +230,7 @@ def without(views: Views, pairs: Pairs, classes: Sequence[str | None] | None, se
     def both(index: Tensor) -> tuple[Any, Any]:
         return views.visual.take(index).numpy(), views.acoustic.take(index).numpy()
 
-    return list(baselines(both(views.train), both(numbers_of_held(pairs)), classes, seed=seed))
+    return list(baselines(both(views.train[:FIT_ON]), both(numbers_of_held(pairs)), classes, seed=seed))
 
 
 def numbers_of_held(pairs: Pairs) -> Tensor:

@@ -9,7 +9,7 @@ from mer_zoo.alignment.retrieval import Found, mean_of, retrieve
 
 DRAWS = 20
 MOST_COMPONENTS = 64
-_FIT_ON = 4096  # clips
+FIT_ON = 4096  # clips
 _MOST = 100_000  # clips of all draws together, beyond which there are fewer draws
 _FLAT = 1e-9  # share of the largest variance below which a direction does not vary
 
@@ -50,7 +50,7 @@ def _components(fitted_on: Views, held: Views) -> list[Matrix]:
 
     made = []
     for view, wanted in zip(fitted_on, held, strict=True):
-        rows = view[:_FIT_ON]
+        rows = view[:FIT_ON]
         solver = "covariance_eigh" if len(rows) >= rows.shape[1] else "full"
         pca = PCA(min(MOST_COMPONENTS, *rows.shape), svd_solver=solver).fit(rows.astype(np.float64))
         variance = pca.explained_variance_

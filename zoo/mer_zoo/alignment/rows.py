@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mer_featurestore.spaces import FeatureSpace
 
 Standard = tuple[NDArray[np.float64], NDArray[np.float64]]
+_PIECE = 4096
 IN_MEMORY = 1 << 30  # bytes of float32; larger spaces are read batch by batch
 
 
@@ -96,5 +97,8 @@ class Rows:
         return self._read([self._keys[i] for i in index.tolist()])
 
     def _read(self, keys: list[str]) -> Tensor:
-        rows = (self._space.matrix(keys) - self.mean) / self.scale
-        return torch.from_numpy(rows.astype(np.float32))
+        found = torch.empty(len(keys), self.width)
+        for start in range(0, len(keys), _PIECE):  # float64 of one piece at a time
+            rows = self._space.matrix(keys[start : start + _PIECE])
+            found[start : start + len(rows)] = torch.from_numpy((rows - self.mean) / self.scale)
+        return found
