@@ -2,13 +2,15 @@
 
 Three ways, interleaved, with the same weights on the same clips, all in one process: `bare` encodes inputs
 that are decoded already, in full batches, and keeps nothing; `pipeline` is all of `mer-fs extract` but for
-loading weights; `loop` is what baseline scripts do: decode a clip, run transformers' model, sum four layers,
-average, save an .npy file. On a CPU every encoder runs clip by clip in all three (a feature must not depend
-on its neighbours in the last bit), so what the pipeline can gain there is decoding ahead and not computing
-what is not needed; on a GPU it batches.
+loading weights; `loop` is what baseline scripts do: decode a clip, run transformers' model, sum four layers
+(CLIP: its embedding), average, save an .npy file. On a CPU every encoder runs clip by clip in all three (a
+feature must not depend on its neighbours in the last bit), so what the pipeline can gain there is decoding
+ahead and not computing what is not needed; on a GPU it batches. `--procs 2` is the pipeline in two processes
+that share the cores, without their start.
 
-Clips are EmoDB's where `../shared` has them, otherwise made; weights are Whisper tiny's where it has them,
-and random ones in the sizes of HuBERT base (CPU) or HuBERT large (GPU).
+Clips are real ones where `../shared` has them (EmoDB's, up to four joined, and the composite's), otherwise
+made; weights are Whisper tiny's where it has them, and random ones in the sizes of HuBERT base and CLIP B/32
+(CPU) or HuBERT large and CLIP L/14 (GPU).
 """
 
 import json
@@ -16,7 +18,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,73 +29,129 @@ from benchmarks.measure import Results, compare, memory
 from mer_featurestore import Clip, Store
 from mer_plugins.ahead import Prepared
 from mer_plugins.batches import Limit, in_batches
+from mer_plugins.checkpoints import quiet
 from mer_plugins.contract import Options
 from mer_plugins.host import find_extractor, make_extractor
-from mer_plugins.pipeline import Request, extract, plan
+from mer_plugins.media import iter_frames, read_audio
+from mer_plugins.pipeline import ExtractReport, extract
+from mer_plugins.plan import Request, plan
 from mer_plugins.samples import voice, write_wav
+from mer_plugins.workers import extract_in_processes
 
 SHARED = Path(__file__).parents[2] / "shared"
 AT_LEAST, AT_MOST = ">=", "<="
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 Way = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An encoder with its weights and clips.
+
+    Attributes:
+        plugin: Name of the extractor.
+        model: Folder of its checkpoint.
+        clips: What it reads.
+        extra: The extractor's own options.
+    """
+
+    plugin: str
+    model: Path
+    clips: list[Clip]
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def request(self) -> Request:
+        """Return what `mer-fs extract` is told."""
+        options = Options(model=str(self.model), extra=self.extra)
+        return Request(plugin=self.plugin, options=options, levels=("utt", "frame"))
+
+    def store(self, root: Path) -> Store:
+        """Return a new store with the clips."""
+        store = Store.create(Path(tempfile.mkdtemp(dir=root)) / "store")
+        store.clips.add(self.clips)
+        return store
 
 
 def run(*, quick: bool, folder: Path | None = None) -> None:
     """Measure everything and print a table."""
     results = Results()
-    with tempfile.TemporaryDirectory(prefix="mer-bench-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix="mer-bench-", dir=folder) as name, quiet():
         root = Path(name)
-        clips = real_clips(root, 6 if quick else 160)
-        for plugin, model in _encoders(root):
-            _throughput(results, root, plugin, model, clips, rounds=2 if quick else 3)
+        for case in _cases(root, 6 if quick else 80):
+            _throughput(results, root, case, rounds=2 if quick else 3)
         _memory(results, root, (50, 500) if quick else (200, 2000, 20_000))
     results.show("Extraction" + (" (quick: sizes too small to judge)" if quick else ""))
 
 
-def real_clips(root: Path, count: int) -> list[Clip]:
-    """Return clips of 1.2 to 9 seconds: EmoDB's, spread over its speakers, else made ones of such lengths."""
-    wavs = sorted((SHARED / "data" / "emodb" / "wav").glob("*.wav"))
-    if wavs:
-        print(f"{count} clips of EmoDB", flush=True)
-        wavs = wavs[:: max(1, len(wavs) // count)][:count]
-    else:
-        print(f"{count} made clips: no EmoDB in {SHARED}", flush=True)
-        lengths = np.random.default_rng(0).gamma(6, 0.45, count) + 1
-        wavs = [write_wav(root / f"{k}.wav", voice(s, 90 + k)) for k, s in enumerate(lengths)]
-    return [Clip(key=f"k{k:04d}", audio=str(path)) for k, path in enumerate(wavs)]
-
-
-def _encoders(root: Path) -> list[tuple[str, Path]]:
-    """Return extractors with their checkpoints: Whisper tiny, and a HuBERT of random weights."""
+def _cases(root: Path, count: int) -> Iterator[Case]:
+    """Yield what is measured."""
     import torch
-    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+    from transformers import CLIPVisionConfig, HubertConfig
 
-    found = []
-    whisper = SHARED / "models" / "whisper-tiny-en"
-    if whisper.is_dir():
-        found.append(("whisper", whisper))
     gpu = torch.cuda.is_available()
-    large = {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-    }
-    stable = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-    torch.manual_seed(0)
+    spoken = _spoken(root, count)
+    if (whisper := SHARED / "models" / "whisper-tiny-en").is_dir():
+        yield Case("whisper", whisper, spoken)
     size = "large" if gpu else "base"
-    HubertModel(HubertConfig(**(large | stable if gpu else {}))).save_pretrained(root / size)
-    Wav2Vec2FeatureExtractor(do_normalize=gpu).save_pretrained(root / size)
-    return [*found, (f"hubert-{size}", root / size)]
+    stable = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+    yield Case(
+        f"hubert-{size}", _hubert(root / size, HubertConfig(**(LARGE | stable if gpu else {}))), spoken
+    )
+    large = LARGE | {"patch_size": 14, "projection_dim": 768}
+    if filmed := _filmed(count):
+        model = _clip(root / "clip", CLIPVisionConfig(**(large if gpu else {"projection_dim": 512})))
+        name = "clip-vit-large" if gpu else "clip-vit-base-patch32"
+        yield Case(name, model, filmed, {"face": "none"})
 
 
-def _throughput(
-    results: Results, root: Path, plugin: str, model: Path, clips: list[Clip], rounds: int
-) -> None:
-    """Time the three ways; the pipeline's time is without loading, as that of the others is."""
-    options = Options(model=str(model))
-    extractor: Any = make_extractor(find_extractor(plugin), options)
+def _spoken(root: Path, count: int) -> list[Clip]:
+    """Return clips of mixed lengths: one to four of EmoDB's of one speaker joined, else made ones."""
+    wavs = sorted((SHARED / "data" / "emodb" / "wav").glob("*.wav"))
+    random, clips = np.random.default_rng(0), []
+    print(f"{count} clips, " + ("of EmoDB" if wavs else f"made: no EmoDB in {SHARED}"), flush=True)
+    for k in range(count):
+        if wavs:
+            first, pieces = int(random.integers(len(wavs) - 4)), int(random.integers(1, 5))
+            joined = np.concatenate([read_audio(str(path)) for path in wavs[first : first + pieces]])
+        else:
+            joined = voice(float(random.integers(1, 5)) * 2, 90 + k)
+        clips.append(Clip(key=f"k{k:04d}", audio=str(write_wav(root / f"{k}.wav", joined))))
+    return clips
+
+
+def _filmed(count: int) -> list[Clip]:
+    """Return clips of the composite with picture; none where it is not there."""
+    videos = sorted((SHARED / "data" / "composite" / "videos").glob("cp_*.mp4"))[:count]
+    return [Clip(key=path.stem, video=str(path)) for path in videos]
+
+
+def _hubert(folder: Path, config: Any) -> Path:
+    """Write a HuBERT of random weights."""
+    import torch
+    from transformers import HubertModel, Wav2Vec2FeatureExtractor
+
+    torch.manual_seed(0)
+    HubertModel(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=config.do_stable_layer_norm).save_pretrained(folder)
+    return folder
+
+
+def _clip(folder: Path, config: Any) -> Path:
+    """Write a CLIP vision encoder of random weights."""
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    CLIPImageProcessorPil().save_pretrained(folder)
+    return folder
+
+
+def _throughput(results: Results, root: Path, case: Case, rounds: int) -> None:
+    """Time the ways; the pipeline's time is without loading, as that of the others is."""
+    extractor: Any = make_extractor(find_extractor(case.plugin), case.request().options)
     extractor.load()
-    ready = [Prepared(clip, extractor.prepare(clip), None, 0.0) for clip in clips]
+    ready = [Prepared(clip, extractor.prepare(clip), None, 0.0) for clip in case.clips]
     batches = list(in_batches(ready, extractor.cost, Limit(extractor.batch_cost)))
     inside: list[float] = []
 
@@ -101,35 +160,42 @@ def _throughput(
             extractor.encode([item.value for item in batch])
 
     def pipeline() -> None:
-        store = Store.create(Path(tempfile.mkdtemp(dir=root)) / "store")
-        store.clips.add(clips)
-        report = extract(store, plan(store, Request(plugin=plugin, options=options, levels=("utt", "frame"))))
-        assert report.done == len(clips), report.failed
-        inside.append(report.seconds["total"] - report.seconds["load"])
+        store = case.store(root)
+        inside.append(_seconds(extract(store, plan(store, case.request())), case))
 
-    loop = _loop(plugin, model, clips, root)
+    loop = _looks(case, root) if case.clips[0].video else _listens(case, root)
     bare()  # the first run of anything is slower
     ways: dict[str, Way] = {"bare": bare, "pipeline": pipeline, "loop": loop}
     times = compare({name: lambda _, way=way: way() for name, way in ways.items()}, rounds)  # type: ignore[misc]
     ours, seconds = statistics.median(inside), sum(extractor.seconds(item.value) for item in ready)
-    results.add("pipeline / bare encoder", plugin, times["bare"] / ours, (AT_LEAST, 0.9))
-    faster = 1.5 if extractor.place.type == "cpu" else 8.0
-    results.add("pipeline / one clip at a time", plugin, times["loop"] / ours, (AT_LEAST, faster))
-    results.add("pipeline", plugin, len(clips) / ours, unit="clips/s")
-    results.add("pipeline, realtime", plugin, seconds / ours, unit="x")
+    results.add("pipeline / bare encoder", case.plugin, times["bare"] / ours, (AT_LEAST, 0.9))
+    cpu = extractor.place.type == "cpu"
+    results.add(
+        "pipeline / one clip at a time", case.plugin, times["loop"] / ours, (AT_LEAST, 1.5 if cpu else 8.0)
+    )
+    if cpu:
+        store = case.store(root)
+        two = _seconds(extract_in_processes(store, case.request(), ("cpu", "cpu")), case)
+        results.add("pipeline, --procs 2 / one clip at a time", case.plugin, times["loop"] / two)
+    results.add("pipeline", case.plugin, len(case.clips) / ours, unit="clips/s")
+    results.add("pipeline, realtime", case.plugin, seconds / ours, unit="x")
     extractor.close()
 
 
-def _loop(plugin: str, model: Path, clips: list[Clip], root: Path) -> Way:
-    """Return what baseline scripts do, clip by clip, with transformers alone."""
+def _seconds(report: ExtractReport, case: Case) -> float:
+    """Return how long an extraction ran, without loading weights."""
+    assert report.done == len(case.clips), report.failed
+    return report.seconds["total"] - report.seconds["load"]
+
+
+def _listens(case: Case, root: Path) -> Way:
+    """Return what baseline scripts do with audio, clip by clip, with transformers alone."""
     import torch
     from transformers import AutoFeatureExtractor, AutoModel
 
-    from mer_plugins.media import read_audio
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    reader, net = AutoFeatureExtractor.from_pretrained(model), AutoModel.from_pretrained(model)
-    net = (net.encoder if plugin == "whisper" else net).eval().to(device)
+    reader, net = AutoFeatureExtractor.from_pretrained(case.model), AutoModel.from_pretrained(case.model)
+    net = (net.encoder if case.plugin == "whisper" else net).eval().to(device)
     folder = Path(tempfile.mkdtemp(dir=root))
 
     def features(sound: Any) -> Any:
@@ -139,8 +205,30 @@ def _loop(plugin: str, model: Path, clips: list[Clip], root: Path) -> Way:
 
     def loop() -> None:
         with torch.no_grad():
-            for clip in clips:
+            for clip in case.clips:
                 np.save(folder / f"{clip.key}.npy", features(read_audio(str(clip.audio))))
+
+    return loop
+
+
+def _looks(case: Case, root: Path) -> Way:
+    """Return what baseline scripts do with frames, clip by clip, with transformers alone."""
+    import torch
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reader = CLIPImageProcessorPil.from_pretrained(case.model)
+    net = CLIPVisionModelWithProjection.from_pretrained(case.model).eval().to(device)
+    folder = Path(tempfile.mkdtemp(dir=root))
+
+    def loop() -> None:
+        with torch.no_grad():
+            for clip in case.clips:
+                frames = [Image.fromarray(seen.rgb) for seen in iter_frames(str(clip.video), fps=5)]
+                inputs = reader(frames, return_tensors="pt").to(device)
+                rows = net(**inputs).image_embeds
+                np.save(folder / f"{clip.key}.npy", rows.mean(dim=0).cpu().numpy())
 
     return loop
 
