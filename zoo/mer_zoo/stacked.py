@@ -274,6 +274,8 @@ class Stack:
         self.optimizer.step(gradients, active)
 
     def _parameters(self) -> dict[str, Tensor]:
+        if self.stacks:  # its `Linear` takes them turned
+            return self.leaves
         return {name: leaf.mT if leaf.dim() == _MATRICES else leaf for name, leaf in self.leaves.items()}
 
     def _mapped(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -95,13 +95,13 @@ def positions(length: int, dim: int, like: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` that also takes the weights `[M, out, in]` of a stack, with inputs `[M, B, in]`."""
+    """`torch.nn.Linear` that also takes a stack of turned weights `[M, in, out]` with inputs `[M, B, in]`."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Map `[…, in]` to `[…, out]`."""
         if self.weight.dim() == 2:
             return super().forward(input)
-        return torch.baddbmm(self.bias.unsqueeze(-2), input, self.weight.mT)
+        return torch.baddbmm(self.bias.unsqueeze(-2), input, self.weight)
 
 
 class Dropout(nn.Module):
