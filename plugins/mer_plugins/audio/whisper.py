@@ -52,7 +52,7 @@ class Whisper(TransformerExtractor[Wave]):
         super().__init__(options, checkpoint)
         positions = int(self.source.config.get("max_source_positions", 1500))
         self.positions = min(positions, self.say.integer("context", 1, 30) * RATE // HOP)
-        self.overlap = OVERLAP if self.positions == positions else min(OVERLAP, self.positions // 4)
+        self.overlap = min(OVERLAP, self.positions // 4)
         self._mel: Any = None
         self._seen: dict[int, Any] = {}
 
