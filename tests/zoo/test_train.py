@@ -250,6 +250,15 @@ def test_mistakes_are_told_before_training(
         train(toy_store, **{"card": "mlp", **options})
 
 
+def test_labels_of_one_class(store: Store) -> None:
+    """Labels of a single class teach nothing: no run with perfect scores is made of them."""
+    keys = store.labels["gold"].keys
+    store.labels.add(LabelLayer.human("one", ("angry", "sad"), dict.fromkeys(keys, "sad")))
+    with pytest.raises(ZooError, match="of class 'sad': there is nothing to tell apart"):
+        train(store, "mlp", labels="one", name="one")
+    assert "one" not in store.runs
+
+
 def test_a_name_is_given_once(trained: Store) -> None:
     """A run of that name is not overwritten."""
     with pytest.raises(NameTaken):

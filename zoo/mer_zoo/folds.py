@@ -73,6 +73,16 @@ def make_folds(
     return Folds(fold, int(fold.max()) + 1, grouped_by, tuple(notices))
 
 
+def check_classes(label: NDArray[np.integer], classes: Sequence[str]) -> None:
+    """Raise ZooError when all labelled clips (int `[n]`, index into `classes`) are of one class."""
+    present = np.unique(label)
+    if len(present) == 1:
+        raise ZooError(
+            f"all labelled clips are of class {classes[present[0]]!r}: there is nothing to tell apart",
+            "label clips of another class, or name another layer: --labels LAYER",
+        )
+
+
 def _rare(label: NDArray[np.integer], classes: Sequence[str], folds: int) -> list[str]:
     counts = np.bincount(label, minlength=len(classes))
     notices = [

@@ -12,7 +12,7 @@ from mer_zoo.contract import ModelCard
 from mer_zoo.data import Features, load_features
 from mer_zoo.devices import find_device, has_bfloat16
 from mer_zoo.errors import ZooError
-from mer_zoo.folds import make_folds
+from mer_zoo.folds import check_classes, make_folds
 from mer_zoo.guards import leaks, refuse
 from mer_zoo.registry import build_model, complete_params, find_model
 from mer_zoo.runs import RunConfig, find_run, versions
@@ -124,6 +124,7 @@ def make_plan(
     where = find_device(device)
     labelled = chosen
     chosen, data = _with_features(chosen, load_features(store, inputs, chosen.keys, pooled=not card.frames))
+    check_classes(labelled.human_label, labelled.classes)
     parts = make_folds(
         labelled.human_clips,
         labelled.human_label,

@@ -14,7 +14,7 @@ from mer_featurestore.errors import UnknownName, suggest
 from mer_featurestore.records import Ragged
 from mer_zoo.data import pool
 from mer_zoo.errors import ZooError
-from mer_zoo.folds import make_folds
+from mer_zoo.folds import check_classes, make_folds
 from mer_zoo.guards import leaks, refuse
 from mer_zoo.settings import Settings
 from mer_zoo.spaces import Chosen, Inputs
@@ -126,11 +126,12 @@ def collect(
 
     Raises:
         UnknownName: No such space.
-        ZooError: None of the clips is in the space, or folds cannot be made of them.
+        ZooError: None of the clips is in the space, all are of one class, or folds cannot be made of them.
         Leak: With `course.strict`, when labels or copies leak.
     """
     found = find_space(store, space)
     at = _places(found.spec, space, places)
+    check_classes(chosen.label, chosen.classes)
     parts = [
         make_folds(
             chosen.clips, chosen.label, chosen.classes, folds=course.folds, seed=s, group_by=course.group_by
