@@ -65,6 +65,10 @@ def test_derive_and_again(store: Store) -> None:
     assert again.stdout.startswith(f"Nothing to do: {N} clips of clip-vit-large-UTT are in small-UTT.")
     assert json.loads(run(store, "mer-fs", *words, "--json").stdout)["there"] == N
     assert "adapters/small" in run(store, "mer-fs", "lineage", "features/small-UTT").stdout
+    shown = run(store, "mer-fs", "adapters", "show", "small").stdout
+    assert f"to {N} clips of train and unlabeled in features/clip-vit-large-UTT, " in shown
+    assert "of the variance kept" in shown
+    assert "not known" not in shown.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +120,7 @@ def test_align_as_the_issue_types_it(store: Store) -> None:
         "above random",
         "probe of",
         "adapter clip-aligned, on record as alignment-1",
+        "derived as clip-aligned-UTT",
     ):
         assert told in found.stdout
     derived = run(

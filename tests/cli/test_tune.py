@@ -47,6 +47,12 @@ def test_tune_prints_the_folds_and_what_to_type_next(place: Path) -> None:
         assert told in done.output
     line = next(line for line in done.output.splitlines() if line.startswith("next: "))
     assert line == f"next: mer-fs extract --plugin hubert-large-lora --model {place / 'base'}"
+    shown = (
+        CliRunner()
+        .invoke(fs, ["adapters", "show", "hubert-large-lora", "--store", str(place / "store")])
+        .stdout
+    )
+    assert all(told in shown for told in ("tuned with  hubert-large: ", "held out    UAR ", ", 11 clips"))
     words = [*line.split()[2:], "--store", str(place / "store"), "--device", "cpu"]
     extracted = CliRunner().invoke(fs, words)
     assert extracted.exit_code == 0, extracted.output

@@ -111,7 +111,7 @@ def _facts(card: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if card["type"] == "BOTTLENECK":
         sizes = {"size": card["rank"]}
     yield "", ", ".join([card["type"], *(f"{size} {n}" for size, n in sizes.items() if n is not None)])
-    yield "base", f"{base['model'] or 'not known'} {base['revision']}"
+    yield "base", f"{base['model'] or 'not known'} {base['revision']}".rstrip()
     yield "weights", base["weights_sha256"] or "not known (mer-fs adapters add --base PATH)"
     if card["layers"]:
         what = ", ".join(card["targets"]) or "what comes out"
@@ -126,12 +126,34 @@ def _facts(card: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _seen(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what is known of the data it was trained on."""
-    training, aligned = card["training"], card.get("alignment")
+    training, aligned, fitted = card["training"], card.get("alignment"), card.get("fitted")
+    if tuned := card.get("tuning"):
+        yield from _tuned(tuned)
     if training is not None:
         own = len(training.get("folds") or ())
         kept = f", {own} of them in folds that have not seen theirs" if own else ""
         yield "trained on", f"labels/{training['labels']}, {len(training['keys'])} clips{kept}"
     if aligned is not None:
         yield "aligned to", f"features/{aligned.get('aligned_to')}, {len(aligned.get('keys', ()))} clips"
-    if training is None and aligned is None:
+    if fitted is not None:
+        yield "fitted", _fit(fitted)
+    if training is None and aligned is None and fitted is None:
         yield "trained on", "not known (mer-fs adapters add --labels LAYER)"
+
+
+def _tuned(tuned: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield how rows were made while it was tuned, which extraction should repeat, and its held-out score."""
+    rows = {name: fact for name, fact in tuned.get("rows", {}).items() if name != "checkpoint"}
+    how = ", ".join(f"{name} {rows[name]}" for name in sorted(rows))
+    yield "tuned with", f"{tuned.get('plugin')}: {how}"
+    if held := tuned.get("out_of_fold"):
+        frozen = f", {tuned['frozen']['uar']:.4f} by the frozen encoder" if tuned.get("frozen") else ""
+        yield "held out", f"UAR {held['uar']:.4f}{frozen}, {held['n']} clips"
+
+
+def _fit(fitted: dict[str, Any]) -> str:
+    """Return what a projection was fitted to, and how much variance it keeps."""
+    kept = fitted.get("explained_variance_ratio")
+    variance = f", {kept:.1%} of the variance kept" if kept is not None else ""
+    splits = " and ".join(fitted.get("splits", ()))
+    return f"to {fitted.get('clips')} clips of {splits} in features/{fitted.get('space')}{variance}"

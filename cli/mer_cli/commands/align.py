@@ -61,10 +61,10 @@ def align(visual: str, store_url: str, *, encoder: bool, **said: Any) -> None:
             )
         else:
             found = align_spaces(store, aim, settings, tell)
-    emit(found.to_json(), lambda: _print(found))
+    emit(found.to_json(), lambda: _print(found, encoder))
 
 
-def _print(found: "Alignment") -> None:
+def _print(found: "Alignment", encoder: bool) -> None:
     print_notices(found.notices)
     metrics = found.metrics
     clips = metrics["clips"]
@@ -88,6 +88,12 @@ def _print(found: "Alignment") -> None:
             f"probe of {line['name']}: WAF {line['waf'][0]:.4f} [{line['waf'][1]:.4f}, {line['waf'][2]:.4f}]"
         )
     click.echo(f"adapter {found.adapter}, on record as {found.record}")
+    if encoder:
+        return  # what extracts with it has the options of the plugin, which were just typed
+    if "probe" in metrics:
+        click.echo(f"derived as {found.adapter}-UTT")
+    else:
+        click.echo(f"next: mer-fs derive {metrics['visual']} --adapter {found.adapter} --as {found.adapter}")
 
 
 def _rate(rate: list[float]) -> str:
