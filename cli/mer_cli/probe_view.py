@@ -1,7 +1,7 @@
 """How a probe of layers is shown: its table, and what to type next."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +17,9 @@ def print_record(document: dict[str, Any], lines: Sequence["Line"]) -> None:
     print_probe(lines, f"{document['plugin']} on {document['judged']}", document["best"])
     band = document["band"]
     layers = f"{band[0]}-{band[1]}" if band and band[0] < band[1] else str(band[0]) if band else ""
-    print_next(document["plugin"], layers, document["weighted"], document["model"], document["labels"])
+    options = document.get("options") or {}  # not on record before they were told
+    again = extraction(document["plugin"], document["model"], options)
+    print_next(again, layers, document["weighted"], document["labels"])
 
 
 def print_probe(lines: Sequence["Line"], title: str, best: int) -> None:
@@ -29,15 +31,23 @@ def print_probe(lines: Sequence["Line"], title: str, best: int) -> None:
     click.echo(f"best by UAR: layer {best}")
 
 
-def print_next(plugin: str, band: str, weighted: str, model: str | None, labels: str) -> None:
+def extraction(plugin: str, model: str | None, options: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the plugin, and the options that say how it was used, as they are typed."""
+    words = ["--model", model] if model else []
+    for name, value in options.items():
+        words += ["--option", f"{name}={value}"]
+    return plugin, "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def print_next(again: tuple[str, str], band: str, weighted: str, labels: str) -> None:
     """Print what to type to tune the best band, and for a space of the learned mix."""
-    model = f" --model {shlex.quote(model)}" if model else ""
+    plugin, how = again
     if band:
         by = "" if labels == "gold" else f" --labels {labels}"
-        tune = f"mer-zoo tune {plugin}{model}{by} --layers best --as {plugin}-lora"
+        tune = f"mer-zoo tune {plugin}{how}{by} --layers best --as {plugin}-lora"
         click.echo(f"best band: layer{'s' * ('-' in band)} {band}; to tune it: {tune}")
     if weighted:
-        extract = f"mer-fs extract --plugin {plugin}{model} --layers {weighted}"
+        extract = f"mer-fs extract --plugin {plugin}{how} --layers {weighted}"
         click.echo(f"the learned mix as a space: {extract} --as {plugin}-mix")
 
 

@@ -14,6 +14,7 @@ from mer_zoo.experiments import keep, measure
 from support import checkpoints
 
 QUICK = ("--folds", "2", "--seeds", "2", "--epochs", "3", "--device", "cpu")
+SHORT = ("--option", "context=5")
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,16 @@ def mer_zoo(url: str, *words: str) -> Result:
 def test_as_typed(url: str, model: str, tmp_path: Path) -> None:
     """It extracts all layers of labelled clips, prints a line a layer and the mix, and says what to type."""
     figure = tmp_path / "curve.png"
-    words = ("probe-layers", "whisper", "--labels", "gold", "--model", model, "--figure", str(figure))
+    words = (
+        "probe-layers", "whisper", "--labels", "gold", "--model", model, *SHORT, "--figure", str(figure)
+    )  # fmt: skip
     done = mer_zoo(url, *words, *QUICK)
     assert done.exit_code == 0, done.output
     for line in ("layer 0", "layer 1", "layer 2", "mix", "best by UAR: layer", "on record as probe-1"):
         assert line in done.stdout
-    assert f"mer-zoo tune whisper --model '{model}' --layers best --as whisper-lora" in done.stdout
+    how = f"--model '{model}' --option context=5"
+    assert f"mer-zoo tune whisper {how} --layers best --as whisper-lora" in done.stdout
+    assert f"mer-zoo tune whisper {how} --layers best" in mer_zoo(url, "show", "probe-1").stdout
     assert figure.read_bytes().startswith(b"\x89PNG")
     store = Store.open(url)
     assert len(store.features["whisper-layers-UTT"]) == 12
@@ -64,7 +69,7 @@ def test_as_typed(url: str, model: str, tmp_path: Path) -> None:
 
 def test_json(url: str, model: str) -> None:
     """With --json it prints lines, band and record for machines; the space that is there is taken."""
-    mer_zoo(url, "probe-layers", "whisper", "--model", model, *QUICK)
+    mer_zoo(url, "probe-layers", "whisper", "--model", model, *SHORT, *QUICK)
     words = ("--space", "whisper-layers-UTT", "--layers", "1-2", "--band", "1", "--no-mix", "--hidden", "4")
     done = mer_zoo(url, "probe-layers", "whisper", *words, *QUICK, "--json")
     assert done.exit_code == 0, done.output
@@ -78,7 +83,7 @@ def test_json(url: str, model: str) -> None:
 
 def test_shown_again(url: str, model: str) -> None:
     """`mer-zoo show` prints a probe on record as it was told, and any other experiment's table."""
-    told = mer_zoo(url, "probe-layers", "whisper", "--model", model, *QUICK).stdout.splitlines()
+    told = mer_zoo(url, "probe-layers", "whisper", "--model", model, *SHORT, *QUICK).stdout.splitlines()
     record = next(line for line in told if "on record as" in line).split()[-1]
     shown = mer_zoo(url, "show", record).stdout.splitlines()
     assert [line for line in told if line.startswith(("layer", "mix", "best"))] == [

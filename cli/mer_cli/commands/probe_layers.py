@@ -9,7 +9,7 @@ import click
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import Pair
 from mer_cli.plugin_options import no_plugin_option, warn_of_broken
-from mer_cli.probe_view import print_next, print_probe
+from mer_cli.probe_view import extraction, print_next, print_probe
 from mer_cli.progress import progress
 from mer_cli.zoo_options import device_option, print_notices
 
@@ -83,7 +83,7 @@ def probe_layers(plugin: str, store_url: str, figure: Path | None, **said: Any) 
         from mer_zoo.experiments import FIGURE
 
         shutil.copyfile(store.runs[found.record].path(FIGURE), figure)
-    emit(found.to_json(), lambda: _print(found, said["model"]))
+    emit(found.to_json(), lambda: _print(found, said["model"], dict(said["extra"])))
 
 
 def _request(plugin: str, said: dict[str, Any]) -> "Request":
@@ -103,8 +103,9 @@ def _course(said: dict[str, Any]) -> "Course":
     return Course(settings=settings, **{name: said[name] for name in _COURSE})
 
 
-def _print(found: "LayerProbe", model: str | None) -> None:
+def _print(found: "LayerProbe", model: str | None, options: dict[str, str]) -> None:
     print_notices(found.notices)
     print_probe(found.lines, f"{found.plugin} on {found.judged}, {found.seconds:.1f} s", found.best)
     click.echo(f"on record as {found.record}")
-    print_next(found.plugin, str(found.band or ""), found.weighted, model, found.labels)
+    again = extraction(found.plugin, model, options)
+    print_next(again, str(found.band or ""), found.weighted, found.labels)

@@ -269,6 +269,7 @@ def _record(
     }
     trained = {name: getattr(course, name) for name in ("seeds", "folds", "split", "group_by", "hidden")}
     trained["model"] = request.options.model  # as typed, to be typed again
+    trained["options"] = dict(request.options.extra)
     settings = course.training(len(chosen.clips)).to_json()
     return keep(
         store, PROBE, f"{course.split} ({labels}), out of fold", lines,
