@@ -137,7 +137,7 @@ def _layer(
     for key, label in catalogue.labels.items():
         if label not in order:
             raise BadInput(
-                f"{catalogue.where(key)}: label {label!r} is not one of the classes ({', '.join(order)})",
+                f"{catalogue.where(key)}: label {label!r} is not one of the classes",
                 class_remedy(label, order),
             )
     labels = _of_splits(catalogue, splits)

@@ -244,8 +244,7 @@ class _SheetReader:
             return NO_CLASS
         if cell not in self.index:
             raise BadInput(
-                f"{self.table.where(row, column)}: label {cell!r} is not one of the classes "
-                f"({', '.join(self.classes)})",
+                f"{self.table.where(row, column)}: label {cell!r} is not one of the classes",
                 class_remedy(cell, self.classes),
             )
         return self.index[cell]

@@ -89,8 +89,7 @@ class Gathering:
         """
         if not self.clips:
             raise BadInput(f"{self.folder} holds no clips", "check that it is the corpus's own folder")
-        if not allow_missing:
-            self._check_media()
+        self._check_media(allow_missing)
         clips = list(self.clips.values())
         if hash_media:
             clips = hash_clips(clips, progress=progress)
@@ -106,14 +105,18 @@ class Gathering:
             notices=tuple(self.notices),
         )
 
-    def _check_media(self) -> None:
+    def _check_media(self, allow_missing: bool) -> None:
         paths = ((key, path) for key, clip in self.clips.items() for path in {clip.audio, clip.video} if path)
         missing = [(key, path) for key, path in paths if not Path(path).is_file()]
-        if missing:
+        if missing and allow_missing:
+            keys = list(dict.fromkeys(key for key, _ in missing))
+            self.note(f"{len(keys)} clips whose media are not there: {some(keys)}")
+        elif missing:
             key, path = missing[0]
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            place = self.places.get(key)
             raise BadInput(
-                f"{self.places.get(key, self.folder)}: no such file: {path}{more}",
+                f"{replace(place, column='') if place else self.folder}: no such file: {path}{more}",
                 "put the media there, or take the clips without them: --allow-missing",
             )
 
