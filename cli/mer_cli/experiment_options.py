@@ -83,7 +83,8 @@ def print_experiment(found: "Experiment") -> None:
     columns = ["", *names, "WAF", "95 %", "above the first", "95 %", "UAR", "95 %"]
     table(f"judged on {found.judged}", columns, [_row(line, names) for line in found.lines])
     seeds = max(line.seeds for line in found.lines)
-    click.echo(f"up to {seeds} seeds or draws a line; on record as {found.record}")
+    repeated = f"up to {seeds} seeds or draws a line; " if seeds > 1 else ""
+    click.echo(f"{repeated}on record as {found.record}")
 
 
 def _row(line: "Line", names: list[str]) -> tuple[str, ...]:

@@ -28,8 +28,9 @@ def check_name(name: str, what: str = "name") -> str:
     """
     problem = _name_problem(name)
     if problem:
+        article = "an" if what.startswith("a") else "a"
         raise BadName(
-            f"{shown(name)} cannot be the name of a {what}: {problem}",
+            f"{shown(name)} cannot be the name of {article} {what}: {problem}",
             "use letters, digits and . _ - + @ = (at most 200 bytes)",
         )
     return name
