@@ -1,7 +1,8 @@
 """What an extraction would do: which clips, into which spaces; made without loading any weights."""
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,6 +69,7 @@ class Plan:
         done: Those that are in every space.
         quarantined: Those that failed before and are left alone.
         frame_hz: Rows a second that frames are averaged down to; None keeps them.
+        notices: What a person should know.
     """
 
     card: ExtractorCard
@@ -80,6 +82,7 @@ class Plan:
     done: int
     quarantined: int
     frame_hz: float | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -133,7 +136,8 @@ def plan(store: "Store", request: Request) -> Plan:
         FingerprintMismatch: A space of that name was made by another configuration.
     """
     card = find_extractor(request.plugin)
-    extractor = make_extractor(card, _with_adapter(store, card, request))
+    options = _with_adapter(store, card, request)
+    extractor = make_extractor(card, options)
     specs = specs_of(card, extractor, request)
     for spec in specs:
         check_fingerprint(spec, store.snapshot)
@@ -162,6 +166,7 @@ def plan(store: "Store", request: Request) -> Plan:
         done=len(having) - len(absent),
         quarantined=len(absent) - len(wanted),
         frame_hz=request.frame_hz,
+        notices=_unlike_tuning(options, extractor),
     )
 
 
@@ -242,6 +247,26 @@ def _with_adapter(store: "Store", card: ExtractorCard, request: Request) -> Opti
     if not card.takes_adapter:
         raise PluginError(f"{card.name} takes no adapter", "leave --adapter out")
     return replace(request.options, adapter=adapters.find(store, which))
+
+
+def _unlike_tuning(options: Options, extractor: Extractor[Any]) -> tuple[str, ...]:
+    """Tell where inputs are read, or layers taken, otherwise than while the adapter was tuned."""
+    if options.adapter is None:
+        return ()
+    tuning = options.adapter.card.get("tuning")
+    if not isinstance(tuning, Mapping) or not isinstance(tuning.get("rows"), Mapping):
+        return ()
+    made = json.loads(json.dumps(dict(extractor.made_by())))
+    # Weights are checked when they are loaded; a coarser compute type is the user's choice.
+    other = [
+        f"{name} {fact} (here {made.get(name)})"
+        for name, fact in tuning["rows"].items()
+        if name not in ("checkpoint", "dtype") and made.get(name) != fact
+    ]
+    if not other:
+        return ()
+    told = f"adapter {options.adapter.name} was tuned with {', '.join(other)}"
+    return (f"{told}; give the options it was tuned with, unless that is meant",)
 
 
 def _select(store: "Store", card: ExtractorCard, request: Request) -> list[Clip]:

@@ -56,7 +56,11 @@ def test_tune_prints_the_folds_and_what_to_type_next(place: Path) -> None:
     words = [*line.split()[2:], "--store", str(place / "store"), "--device", "cpu"]
     extracted = CliRunner().invoke(fs, words)
     assert extracted.exit_code == 0, extracted.output
+    assert "Note: " not in extracted.stderr
     assert len(Store.open(place / "store").features["hubert-large-lora-UTT"]) == 11
+    other = CliRunner().invoke(fs, [*words, "--layers", "2", "--as", "other", "--dry-run"])
+    assert "Note: adapter hubert-large-lora was tuned with layers [" in other.stderr
+    assert "(here [2]); give the options" in other.stderr
 
 
 def test_tune_as_json(place: Path) -> None:

@@ -9,6 +9,7 @@ from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import Pair, names_option
 from mer_cli.plugin_options import no_plugin_option, warn_of_broken
 from mer_cli.progress import progress
+from mer_cli.zoo_options import print_notices
 
 if TYPE_CHECKING:
     from mer_plugins.pipeline import ExtractReport, How, Plan, Request
@@ -67,6 +68,7 @@ def extract(store_url: str, dry_run: bool, **said: Any) -> None:
     store, devices = open_store(store_url), _devices(said)
     if dry_run:
         planned = pipeline.plan(store, _request(said))
+        print_notices(planned.notices)
         emit(planned.as_json(), lambda: _show_plan(planned))
         return
     with progress(f"extracting {said['plugin']}") as tell:
@@ -77,7 +79,9 @@ def extract(store_url: str, dry_run: bool, **said: Any) -> None:
         if devices:
             report = workers.extract_in_processes(store, _request(said), devices, _how(said), told)
         else:
-            report = pipeline.extract(store, pipeline.plan(store, _request(said)), _how(said), told)
+            planned = pipeline.plan(store, _request(said))
+            print_notices(planned.notices)
+            report = pipeline.extract(store, planned, _how(said), told)
     emit(report.as_json(), lambda: _show_report(report))
     if report.interrupted:
         raise SystemExit(INTERRUPTED)
