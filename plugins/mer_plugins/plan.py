@@ -245,7 +245,10 @@ def _with_adapter(store: "Store", card: ExtractorCard, request: Request) -> Opti
     if not which:
         return request.options
     if not card.takes_adapter:
-        raise PluginError(f"{card.name} takes no adapter", "leave --adapter out")
+        raise PluginError(
+            f"{card.name} takes no adapter",
+            "leave --adapter out; a projection goes onto stored features: mer-fs derive SPACE --adapter NAME",
+        )
     return replace(request.options, adapter=adapters.find(store, which))
 
 

@@ -76,15 +76,17 @@ def extract(store_url: str, dry_run: bool, **said: Any) -> None:
         def told(stage: str, done: int, failed: int, total: int) -> None:  # noqa: ARG001 - `Progress`
             tell(done + failed, total)
 
+        planned = pipeline.plan(store, _request(said))
+        print_notices(planned.notices)
         if devices:
             report = workers.extract_in_processes(store, _request(said), devices, _how(said), told)
         else:
-            planned = pipeline.plan(store, _request(said))
-            print_notices(planned.notices)
             report = pipeline.extract(store, planned, _how(said), told)
     emit(report.as_json(), lambda: _show_report(report))
     if report.interrupted:
         raise SystemExit(INTERRUPTED)
+    if report.failed and not report.done:
+        raise SystemExit(1)  # what needs these features should not be tried
 
 
 def _request(said: dict[str, Any]) -> "Request":

@@ -25,7 +25,11 @@ INTERRUPTED = 130
 @click.argument("recipe")
 @store_option
 @click.option(
-    "--corpus", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The corpus's folder."
+    "--corpus",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The corpus's folder.",
 )
 @click.option(
     "--set",

@@ -145,10 +145,16 @@ def check_aim(store: "Store", aim: Aim) -> None:
         NameTaken: There is an adapter of that name.
         StoreError: The store cannot be written.
         UnknownName: No such label layer.
+        ZooError: The labels are of fewer than two classes.
     """
     check_name_is_free(store, aim.name)
     for layer in filter(None, (aim.labels, aim.judge)):
         _ = store.labels[layer]
+    if aim.labels and len(set(human_labels(store, aim.labels, "train").values())) < 2:
+        raise ZooError(
+            f"human labels of {aim.labels!r} in `train` are of fewer than two classes, nothing to probe",
+            "choose another --labels, or leave it out",
+        )
 
 
 def classes_of(store: "Store", layer: str, keys: Sequence[str]) -> list[str | None] | None:

@@ -16,6 +16,7 @@ from mer_plugins.transformer import TransformerExtractor
 from mer_zoo.errors import ZooError
 from mer_zoo.guards import copies_in_test
 from mer_zoo.trainset import TrainSet, default_layer, train_set
+from mer_zoo.tuning.parts import divide
 from mer_zoo.tuning.settings import TuneRequest, TuneSettings
 
 if TYPE_CHECKING:
@@ -71,12 +72,8 @@ def select(store: "Store", request: TuneRequest) -> Selection:
     check_name_is_free(store, request.name)
     card = find_extractor(request.plugin)
     _check_card(card)
-    extractor = make_extractor(card, request.options)
-    if not isinstance(extractor, TransformerExtractor):
-        raise ZooError(f"{card.name} is no encoder that can be tuned", "mer-fs plugins lists encoders")
     request = replace(request, labels=request.labels or default_layer(store))
     chosen = train_set(store, str(request.labels), request.split)
-    layers, probe = _layers(store, request, card, extractor)
     has = np.array([clip.has(card.modality) for clip in chosen.clips], np.bool_)
     left_out = {
         clip.key: f"has no {card.modality}" for clip, h in zip(chosen.clips, has, strict=True) if not h
@@ -88,6 +85,12 @@ def select(store: "Store", request: TuneRequest) -> Selection:
         )
     kept = chosen.take(has)
     kept = replace(kept, notices=(*kept.notices, *copies_in_test(store, kept.clips)))
+    # Divided again once media are read; what cannot be is told before an encoder is fetched.
+    divide(kept, folds=request.folds, all_data=request.all_data, seed=request.seed, group_by=request.group_by)
+    extractor = make_extractor(card, request.options)
+    if not isinstance(extractor, TransformerExtractor):
+        raise ZooError(f"{card.name} is no encoder that can be tuned", "mer-fs plugins lists encoders")
+    layers, probe = _layers(store, request, card, extractor)
     return Selection(request, card, extractor, layers, probe, kept, left_out)
 
 
