@@ -2,7 +2,7 @@
 
 This is the hot path. `preadv` needs no file position, so descriptors may be shared with forked workers; what
 lies in the page cache is taken at once (`RWF_NOWAIT`), the rest is announced to the kernel (`WILLNEED`) for
-the whole batch before it is waited for.
+the whole batch before it is waited for. Large batches are copied by several threads.
 """
 
 import os
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 OPEN_FILES = 256
 REMOTE_READS = 16
+COPIERS, SHARE = 4, 1 << 22  # threads that copy one batch at most, and the least bytes worth one
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -81,17 +82,16 @@ class Reader:
         if self.storage.local is None:
             self._read_remote(pieces, buffer)
             return
-        opened = [(self._open(piece.file), piece) for piece in pieces]
-        waiting = [
-            (file, piece, done)
-            for file, piece in opened
-            if (done := _take(file, piece, buffer)) < piece.length
-        ]
-        if len(waiting) > 1:  # for one run of rows the kernel's own read-ahead is better
-            for file, piece, done in waiting:
-                _announce(file.fd, piece.offset + done, piece.length - done)
-        for file, piece, done in waiting:
-            _finish(file, piece, done, buffer)
+        opened = [[(self._open(piece.file), piece) for piece in share] for share in shares(pieces, _cores())]
+        if len(opened) == 1:
+            _copy(opened[0], buffer)
+            return
+        # Copying lets go of the GIL. The pool ends with the call: a thread would not survive a fork.
+        with ThreadPoolExecutor(len(opened) - 1) as pool:
+            others = [pool.submit(_copy, share, buffer) for share in opened[1:]]
+            _copy(opened[0], buffer)
+            for other in others:
+                other.result()
 
     def _read_remote(self, pieces: Sequence[Piece], buffer: memoryview) -> None:
         def fetch(piece: Piece) -> None:
@@ -106,7 +106,6 @@ class Reader:
         if len(pieces) == 1:
             fetch(pieces[0])
         elif pieces:
-            # The pool ends with the call: a thread would not survive a fork.
             with ThreadPoolExecutor(min(REMOTE_READS, len(pieces))) as pool:
                 list(pool.map(fetch, pieces))
 
@@ -160,6 +159,44 @@ def plan(layout: Layout, rows: Sequence[int], counts: Sequence[int], targets: Se
                 pieces.append(last)
             row, count, target = row + take, count - take, target + length
     return pieces
+
+
+def _cores() -> int:
+    """Return how many threads may copy at once."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(found, COPIERS)
+
+
+def shares(pieces: Sequence[Piece], most: int) -> list[list[Piece]]:
+    """Divide pieces into up to `most` shares of like size, cut where need be, and not below `SHARE` bytes."""
+    total = sum(piece.length for piece in pieces)
+    count = max(1, min(most, total // SHARE))
+    if count == 1:
+        return [list(pieces)]
+    found: list[list[Piece]] = []
+    size, room = -(-total // count), 0
+    for piece in pieces:
+        done = 0
+        while done < piece.length:
+            if not room:
+                found.append([])
+                room = size
+            take = min(piece.length - done, room)
+            found[-1].append(Piece(piece.file, piece.offset + done, piece.target + done, take))
+            done, room = done + take, room - take
+    return found
+
+
+def _copy(pieces: Sequence[tuple[_Open, Piece]], buffer: memoryview) -> None:
+    """Copy what the page cache has, announce the rest, and wait for it."""
+    waiting = [
+        (file, piece, done) for file, piece in pieces if (done := _take(file, piece, buffer)) < piece.length
+    ]
+    if len(waiting) > 1:  # for one run of rows the kernel's own read-ahead is better
+        for file, piece, done in waiting:
+            _announce(file.fd, piece.offset + done, piece.length - done)
+    for file, piece, done in waiting:
+        _finish(file, piece, done, buffer)
 
 
 def _take(file: _Open, piece: Piece, buffer: memoryview) -> int:
