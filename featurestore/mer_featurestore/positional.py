@@ -7,11 +7,12 @@ the whole batch before it is waited for. Large batches are copied by several thr
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mer_featurestore.errors import Damaged
 from mer_featurestore.groups import Layout
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 OPEN_FILES = 256
 REMOTE_READS = 16
 COPIERS, SHARE = 4, 1 << 22  # threads that copy one batch at most, and the least bytes worth one
+RUNS = 2  # up to so many pieces are a walk through a space, over the end of a file perhaps
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -41,6 +43,10 @@ class Piece:
     target: int
     length: int
 
+    def part(self, first: int, length: int) -> "Piece":
+        """Return some of its bytes."""
+        return Piece(self.file, self.offset + first, self.target + first, length)
+
 
 class _Open:
     """A file descriptor that is closed when nobody uses it any more."""
@@ -53,6 +59,10 @@ class _Open:
     def __del__(self) -> None:
         if hasattr(self, "fd"):
             os.close(self.fd)
+
+
+Share = list[tuple[_Open, Piece]]
+Done = TypeVar("Done")
 
 
 class Reader:
@@ -82,16 +92,19 @@ class Reader:
         if self.storage.local is None:
             self._read_remote(pieces, buffer)
             return
-        opened = [[(self._open(piece.file), piece) for piece in share] for share in shares(pieces, _cores())]
-        if len(opened) == 1:
-            _copy(opened[0], buffer)
-            return
-        # Copying lets go of the GIL. The pool ends with the call: a thread would not survive a fork.
-        with ThreadPoolExecutor(len(opened) - 1) as pool:
-            others = [pool.submit(_copy, share, buffer) for share in opened[1:]]
-            _copy(opened[0], buffer)
-            for other in others:
-                other.result()
+        opened = [(self._open(piece.file), piece) for piece in pieces]
+        if len(pieces) <= RUNS:
+            head, *rest = shares(opened, 2)
+            left = _take(head, buffer)
+            if left or not rest:  # on the disk: the kernel's own read-ahead is best, and wants one reader
+                _wait([*left, *chain(*rest)], buffer)
+                return
+            opened = rest[0]
+        parts = shares(opened, _cores())
+        waiting = [left for left in _in_threads(lambda part: _take(part, buffer), parts) if left]
+        for file, piece in chain(*waiting):
+            _announce(file.fd, piece)
+        _in_threads(lambda part: _wait(part, buffer), waiting)
 
     def _read_remote(self, pieces: Sequence[Piece], buffer: memoryview) -> None:
         def fetch(piece: Piece) -> None:
@@ -167,40 +180,48 @@ def _cores() -> int:
     return min(found, COPIERS)
 
 
-def shares(pieces: Sequence[Piece], most: int) -> list[list[Piece]]:
+def shares(pieces: Share, most: int) -> list[Share]:
     """Divide pieces into up to `most` shares of like size, cut where need be, and not below `SHARE` bytes."""
-    total = sum(piece.length for piece in pieces)
+    total = sum(piece.length for _, piece in pieces)
     count = max(1, min(most, total // SHARE))
     if count == 1:
-        return [list(pieces)]
-    found: list[list[Piece]] = []
+        return [pieces]
+    found: list[Share] = []
     size, room = -(-total // count), 0
-    for piece in pieces:
+    for file, piece in pieces:
         done = 0
         while done < piece.length:
             if not room:
                 found.append([])
                 room = size
             take = min(piece.length - done, room)
-            found[-1].append(Piece(piece.file, piece.offset + done, piece.target + done, take))
+            found[-1].append((file, piece.part(done, take)))
             done, room = done + take, room - take
     return found
 
 
-def _copy(pieces: Sequence[tuple[_Open, Piece]], buffer: memoryview) -> None:
-    """Copy what the page cache has, announce the rest, and wait for it."""
-    waiting = [
-        (file, piece, done) for file, piece in pieces if (done := _take(file, piece, buffer)) < piece.length
-    ]
-    if len(waiting) > 1:  # for one run of rows the kernel's own read-ahead is better
-        for file, piece, done in waiting:
-            _announce(file.fd, piece.offset + done, piece.length - done)
-    for file, piece, done in waiting:
-        _finish(file, piece, done, buffer)
+def _in_threads(work: Callable[[Share], Done], parts: Sequence[Share]) -> list[Done]:
+    """Do the parts at once; copying lets go of the GIL."""
+    if len(parts) < 2:
+        return [work(part) for part in parts]
+    # The pool ends with the call: a thread would not survive a fork.
+    with ThreadPoolExecutor(len(parts) - 1) as pool:
+        others = [pool.submit(work, part) for part in parts[1:]]
+        return [work(parts[0]), *(other.result() for other in others)]
 
 
-def _take(file: _Open, piece: Piece, buffer: memoryview) -> int:
-    """Copy what the page cache has, without waiting; return the bytes copied."""
+def _take(share: Share, buffer: memoryview) -> Share:
+    """Copy what the page cache has, without waiting; return what it has not."""
+    left = []
+    for file, piece in share:
+        done = _cached(file, piece, buffer)
+        if done < piece.length:
+            left.append((file, piece.part(done, piece.length - done)))
+    return left
+
+
+def _cached(file: _Open, piece: Piece, buffer: memoryview) -> int:
+    """Copy from the page cache; return the bytes copied."""
     global _NOWAIT  # noqa: PLW0603 - a property of the kernel, learnt once
     if not _NOWAIT:
         return 0
@@ -213,18 +234,21 @@ def _take(file: _Open, piece: Piece, buffer: memoryview) -> int:
         return 0
 
 
-def _announce(fd: int, offset: int, length: int) -> None:
+def _announce(fd: int, piece: Piece) -> None:
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(fd, piece.offset, piece.length, os.POSIX_FADV_WILLNEED)
 
 
-def _finish(file: _Open, piece: Piece, done: int, buffer: memoryview) -> None:
-    while done < piece.length:
-        part = buffer[piece.target + done : piece.target + piece.length]
-        got = _read_at(file.fd, part, piece.offset + done)
-        if got == 0:
-            raise _short(piece)
-        done += got
+def _wait(share: Share, buffer: memoryview) -> None:
+    """Copy, waiting for the disk."""
+    for file, piece in share:
+        done = 0
+        while done < piece.length:
+            part = buffer[piece.target + done : piece.target + piece.length]
+            got = _read_at(file.fd, part, piece.offset + done)
+            if got == 0:
+                raise _short(piece)
+            done += got
 
 
 def _read_at(fd: int, part: memoryview, offset: int) -> int:

@@ -1,6 +1,7 @@
 """Reading at computed offsets: how a batch is divided among threads."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,16 @@ LENGTHS = st.lists(st.integers(0, 3 * SHARE), max_size=12)
 @given(LENGTHS, st.integers(1, 8))
 def test_shares_are_the_pieces(lengths: list[int], most: int) -> None:
     """Shares hold every byte once, in order, in up to `most` parts that differ by less than a share."""
+    file_of: dict[str, Any] = {f"file{i}": object() for i in range(3)}
     ends = np.cumsum([0, *lengths]).tolist()
     pieces = [
         Piece(f"file{i % 3}", 7 * i, start, n)
         for i, (start, n) in enumerate(zip(ends, lengths, strict=False))
     ]
-    found = shares(pieces, most)
+    opened = [(file_of[piece.file], piece) for piece in pieces]
+    cut = shares(opened, most)
+    assert all(file is file_of[piece.file] for share in cut for file, piece in share)
+    found = [[piece for _, piece in share] for share in cut]
     assert len(found) <= most
     flat = [piece for share in found for piece in share if piece.length]
     place = 0
