@@ -101,10 +101,11 @@ class Reader:
                 return
             opened = rest[0]
         parts = shares(opened, _cores())
-        waiting = [left for left in _in_threads(lambda part: _take(part, buffer), parts) if left]
-        for file, piece in chain(*waiting):
+        waiting = list(chain(*_in_threads(lambda part: _take(part, buffer), parts)))
+        waiting.sort(key=lambda each: (each[1].file, each[1].offset))  # the disk likes order
+        for file, piece in waiting:
             _announce(file.fd, piece)
-        _in_threads(lambda part: _wait(part, buffer), waiting)
+        _in_threads(lambda part: _wait(part, buffer), shares(waiting, _cores()))
 
     def _read_remote(self, pieces: Sequence[Piece], buffer: memoryview) -> None:
         def fetch(piece: Piece) -> None:
