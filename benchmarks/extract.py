@@ -77,7 +77,7 @@ def run(*, quick: bool, folder: Path | None = None) -> None:
     results = Results()
     with tempfile.TemporaryDirectory(prefix="mer-bench-", dir=folder) as name, quiet():
         root = Path(name)
-        for case in _cases(root, 6 if quick else 40):
+        for case in _cases(root, 6 if quick else 32):
             _throughput(results, root, case, rounds=2 if quick else 3)
         _memory(results, root, (50, 500) if quick else (200, 2000, 20_000))
     results.show("Extraction" + (" (quick: sizes too small to judge)" if quick else ""))
