@@ -20,6 +20,15 @@ def no_plugin_option(function: Command) -> Command:
     )(function)
 
 
+def without_model(plugin: str, said: dict[str, Any]) -> str:
+    """Return the plugin of `PLUGIN:PATH_OR_ID`, and put what stands behind it where `--model` would."""
+    name, _, model = plugin.partition(":")
+    if model and said["model"]:
+        raise click.UsageError(f"{plugin} names a checkpoint, and so does --model {said['model']}: say one")
+    said["model"] = model or said["model"]
+    return name
+
+
 def warn_of_broken() -> None:
     """Say on stderr which plugins were skipped, and which names are claimed twice."""
     from mer_plugins import host

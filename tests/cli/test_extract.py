@@ -67,6 +67,26 @@ def test_extract_and_again(store: Store) -> None:
     assert len(store.features["prosody-UTT"]) == 3
 
 
+def test_a_plugin_with_its_model(store: Store, tmp_path: Path) -> None:
+    """`NAME:PATH` is `NAME --model PATH`; both at once are refused."""
+    model = checkpoints.bert(tmp_path / "bert")
+    assert mer_fs(store, "extract", "--plugin", f"hf-text:{model}").exit_code == 0
+    done = mer_fs(store, "extract", "--plugin", "hf-text", "--model", str(model))
+    assert done.stdout.startswith("Nothing to do: 4 clips are in hf-text-UTT")
+    both = mer_fs(store, "extract", "--plugin", f"hf-text:{model}", "--model", "x")
+    assert both.exit_code == 2
+    assert "say one" in both.stderr
+
+
+def test_a_run_in_which_every_clip_fails_says_so(store: Store, tmp_path: Path) -> None:
+    """The clips are in quarantine with their reasons, and the exit code stops a script."""
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    store.clips.add([Clip(key="broken2", audio=str(tmp_path / "broken.wav"))])
+    done = mer_fs(store, "extract", "--plugin", "prosody", "--keys", "broken2")
+    assert done.exit_code == 1
+    assert "1 failed and are in quarantine" in done.stdout
+
+
 def test_the_second_run_is_quick_and_light(store: Store, tmp_path: Path) -> None:
     """With nothing to do, neither weights nor heavy packages are loaded, real encoder or not."""
     model = checkpoints.bert(tmp_path / "bert")

@@ -7,7 +7,7 @@ import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import Pair, names_option
-from mer_cli.plugin_options import no_plugin_option, warn_of_broken
+from mer_cli.plugin_options import no_plugin_option, warn_of_broken, without_model
 from mer_cli.progress import progress
 from mer_cli.zoo_options import print_notices
 
@@ -19,7 +19,12 @@ INTERRUPTED = 130
 
 @command("extract")
 @store_option
-@click.option("--plugin", required=True, metavar="NAME", help="The extractor; see mer-fs plugins.")
+@click.option(
+    "--plugin",
+    required=True,
+    metavar="NAME",
+    help="The extractor; see mer-fs plugins. NAME:PATH says --model PATH too.",
+)
 @click.option("--model", metavar="PATH|ID", help="Checkpoint: a local folder or a hub id.")
 @click.option("--revision", metavar="REV", help="Revision of a hub checkpoint.")
 @click.option(
@@ -65,6 +70,7 @@ def extract(store_url: str, dry_run: bool, **said: Any) -> None:
     from mer_plugins import pipeline, workers
 
     warn_of_broken()
+    said["plugin"] = without_model(said["plugin"], said)
     store, devices = open_store(store_url), _devices(said)
     if dry_run:
         planned = pipeline.plan(store, _request(said))

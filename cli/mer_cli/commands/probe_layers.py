@@ -8,7 +8,7 @@ import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import Pair
-from mer_cli.plugin_options import no_plugin_option, warn_of_broken
+from mer_cli.plugin_options import no_plugin_option, warn_of_broken, without_model
 from mer_cli.probe_view import extraction, print_next, print_probe
 from mer_cli.progress import progress
 from mer_cli.zoo_options import device_option, print_notices
@@ -68,6 +68,7 @@ def probe_layers(plugin: str, store_url: str, figure: Path | None, **said: Any) 
     from mer_zoo.probing import probe_layers as probe
 
     warn_of_broken()
+    plugin = without_model(plugin, said)
     store = open_store(store_url)
     with progress(f"probing {plugin}") as report:
         found = probe(

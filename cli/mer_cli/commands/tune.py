@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option, table
+from mer_cli.plugin_options import without_model
 from mer_cli.progress import progress
 from mer_cli.tune_options import read_options, read_tune_settings, tune_options
 from mer_cli.zoo_options import print_notices, print_scores
@@ -57,6 +58,7 @@ def tune(plugin: str, store_url: str, **said: Any) -> None:
     from mer_zoo.tuning.settings import TuneRequest
     from mer_zoo.tuning.tune import tune as run
 
+    plugin = without_model(plugin, said)
     options, settings = read_options(said), read_tune_settings(said)
     how = {name: said.pop(name) for name in ("workers", "work", "restart")}
     how["memory"] = round(said.pop("memory") * 2**30)
