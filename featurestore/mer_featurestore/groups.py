@@ -7,6 +7,7 @@ two arrays (`strings.py`). Backends are found by name with `find_backend`.
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -215,7 +216,10 @@ def publish(
     with storage.staging() as folder, explained(storage.url):
         local = folder / PurePosixPath(path).name
         backend.write(local, arrays, attrs, codecs=codecs)
-        files = checksums(local)
+        with ThreadPoolExecutor(1) as pool:  # the disk is busy while the checksums are computed
+            flushed = pool.submit(storage.flush, local)
+            files = checksums(local)
+            flushed.result()
         storage.upload(local, path)
     return files
 

@@ -49,6 +49,9 @@ class Storage(ABC):
     def upload(self, source: Path, name: str) -> None:
         """Publish a file or folder written in `staging()` under a fresh name, durably; consumes it."""
 
+    def flush(self, source: Path) -> None:  # noqa: B027 - what is sent elsewhere need not last here
+        """Bring what was written in `staging()` to the disk ahead of `upload`, which then is quick."""
+
     @abstractmethod
     def list(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
         """Return every file below the folder `prefix` whose name sorts behind `after`: name -> size."""
@@ -116,6 +119,11 @@ class LocalStorage(Storage):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
             sync_tree(source)
             _into_folder(path.parent, lambda: source.rename(path))
+
+    def flush(self, source: Path) -> None:
+        """Flush a file, or every file and folder below a folder."""
+        with explained(self.url):
+            sync_tree(source)
 
     def list(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
         """Return name -> size of every file below."""
