@@ -1,8 +1,8 @@
 """Positional reads: bytes at computed offsets of many files straight into one buffer.
 
-This is the hot path. `preadv` needs no file position, so descriptors may be shared with forked workers; what
-lies in the page cache is taken at once (`RWF_NOWAIT`), the rest is announced to the kernel (`WILLNEED`) for
-the whole batch before it is waited for. Large batches are copied by several threads.
+This is the hot path. `preadv` needs no file position, so descriptors may be shared with forked workers. What
+lies in the page cache is taken at once (`RWF_NOWAIT`); from the first miss on, the rest is announced to the
+kernel (`WILLNEED`) for the whole batch before it is waited for. Large batches are copied by several threads.
 """
 
 import os
@@ -100,8 +100,11 @@ class Reader:
                 _wait([*left, *chain(*rest)], buffer)
                 return
             opened = rest[0]
-        parts = shares(opened, _cores())
-        waiting = list(chain(*_in_threads(lambda part: _take(part, buffer), parts)))
+        waiting = opened
+        file, first = opened[0]
+        if _cached(file, first.part(0, 1), buffer):  # else most of it is on the disk
+            parts = shares(opened, _cores())
+            waiting = list(chain(*_in_threads(lambda part: _take(part, buffer), parts)))
         waiting.sort(key=lambda each: (each[1].file, each[1].offset))  # the disk likes order
         for file, piece in waiting:
             _announce(file.fd, piece)
@@ -212,13 +215,15 @@ def _in_threads(work: Callable[[Share], Done], parts: Sequence[Share]) -> list[D
 
 
 def _take(share: Share, buffer: memoryview) -> Share:
-    """Copy what the page cache has, without waiting; return what it has not."""
-    left = []
-    for file, piece in share:
+    """Copy what the page cache has, without waiting, up to the first bytes it has not; return the rest.
+
+    It stops there because every miss makes the kernel read ahead, beyond the piece.
+    """
+    for i, (file, piece) in enumerate(share):
         done = _cached(file, piece, buffer)
         if done < piece.length:
-            left.append((file, piece.part(done, piece.length - done)))
-    return left
+            return [(file, piece.part(done, piece.length - done)), *share[i + 1 :]]
+    return []
 
 
 def _cached(file: _Open, piece: Piece, buffer: memoryview) -> int:
