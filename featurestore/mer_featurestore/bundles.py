@@ -245,5 +245,6 @@ def _publish(storage: Storage, files: Mapping[str, bytes | Path], path: str) -> 
             with target.open("rb") as copied:
                 digest = hashlib.file_digest(copied, "sha256").hexdigest()
             facts[file] = {"size": target.stat().st_size, "sha256": digest}
+        storage.flush(whole)
         storage.upload(whole, path)
     return facts

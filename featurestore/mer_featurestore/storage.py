@@ -45,12 +45,12 @@ class Storage(ABC):
             StoreError: No permission, or no space left.
         """
 
+    def flush(self, source: Path) -> None:  # noqa: B027 - what is sent elsewhere need not last here
+        """Make a file or folder written in `staging()` durable; to be called before `upload`."""
+
     @abstractmethod
     def upload(self, source: Path, name: str) -> None:
-        """Publish a file or folder written in `staging()` under a fresh name, durably; consumes it."""
-
-    def flush(self, source: Path) -> None:  # noqa: B027 - what is sent elsewhere need not last here
-        """Bring what was written in `staging()` to the disk ahead of `upload`, which then is quick."""
+        """Publish a file or folder written in `staging()` and flushed, under a fresh name; consumes it."""
 
     @abstractmethod
     def list(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
@@ -111,19 +111,18 @@ class LocalStorage(Storage):
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def upload(self, source: Path, name: str) -> None:
-        """Flush the files and rename the whole to its name."""
-        path = self.path(name)
-        with explained(self.url):
-            if path.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-            sync_tree(source)
-            _into_folder(path.parent, lambda: source.rename(path))
-
     def flush(self, source: Path) -> None:
         """Flush a file, or every file and folder below a folder."""
         with explained(self.url):
             sync_tree(source)
+
+    def upload(self, source: Path, name: str) -> None:
+        """Rename the whole to its name."""
+        path = self.path(name)
+        with explained(self.url):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            _into_folder(path.parent, lambda: source.rename(path))
 
     def list(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
         """Return name -> size of every file below."""

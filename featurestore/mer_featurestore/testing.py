@@ -85,6 +85,7 @@ class BackendTests:
         with storage.staging() as folder:
             local = folder / f"group{self.backend.suffix}"
             self.backend.write(local, arrays, attrs or {}, **options)
+            storage.flush(local)
             storage.upload(local, path)
         return self.backend.open(storage, path)
 

@@ -73,6 +73,7 @@ def test_upload_folder_and_file(storage):
         (folder / "g" / "zarr.json").write_bytes(b"{}")
         (folder / "g" / "c" / "0").write_bytes(b"chunk")
         (folder / "f").write_bytes(b"file")
+        storage.flush(folder)
         storage.upload(folder / "g", "features/x/1")
         storage.upload(folder / "f", "features/x/2")
     assert storage.list() == {"features/x/1/c/0": 5, "features/x/1/zarr.json": 2, "features/x/2": 4}
