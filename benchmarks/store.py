@@ -162,7 +162,7 @@ def _random_batches(results: Results, corpus: Corpus, store: Store, backend: str
             compare(methods, 3)
         found = compare(
             methods,
-            90 if state == "warm" else 24,
+            90 if state == "warm" else 60,
             before=partial(drop, everything) if state == "cold" else None,
         )
         results.add(
