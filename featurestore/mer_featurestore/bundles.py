@@ -10,10 +10,12 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mer_featurestore.commits import Change, Entry
+from mer_featurestore.drafts import discard
 from mer_featurestore.errors import Damaged, NameTaken, UnknownName
 from mer_featurestore.names import check_name, check_relative, fresh
 from mer_featurestore.snapshot import Placed, Snapshot
@@ -175,32 +177,30 @@ class Bundles(Mapping[str, Bundle]):
         command: str,
         message: str,
     ) -> Bundle:
-        path = fresh(f"{self.kind}/{folder}")
-        facts = _publish(self._store.storage, files, path)
-        chosen = ""
+        path, before = fresh(f"{self.kind}/{folder}"), self._store.commit
+        entry = Entry(
+            kind=self.kind,
+            name=folder,
+            path=path,
+            backend="files",
+            attrs=dict(attrs or {}),
+            files=_publish(self._store.storage, files, path),
+            parents=parents,
+        )
 
         def build(now: Snapshot) -> Change:
-            nonlocal chosen
-            chosen = naming(now)
-            self._check_free(now, chosen)
+            nonlocal entry
+            entry = replace(entry, name=naming(now))
+            self._check_free(now, entry.name)
             now.check_parents(parents)
-            entry = Entry(
-                kind=self.kind,
-                name=chosen,
-                path=path,
-                backend="files",
-                attrs=dict(attrs or {}),
-                files=facts,
-                parents=parents,
-            )
             return Change(add=(entry,))
 
         try:
             self._store.write(build, command=command, message=message)
-        except Exception:
-            self._store.storage.delete([f"{path}/{file}" for file in facts])
+        except BaseException:
+            discard(self._store, [entry], before, failed=True)
             raise
-        return self[chosen]
+        return self[entry.name]
 
     def _check_free(self, now: Snapshot, name: str) -> None:
         if now.has(f"{self.kind}/{name}"):

@@ -1,7 +1,7 @@
 """Groups written ahead of the commit that names them."""
 
 import contextlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ class Draft:
     """
 
     def __init__(self, store: "Store", backend: str | None = None) -> None:
-        self._storage = store.storage
+        self._store, self._before = store, store.commit
         self._backend = find_backend(backend or store.backend)
         self._written: dict[Hashable, Entry] = {}
 
@@ -54,7 +54,7 @@ class Draft:
         if token not in self._written:
             arrays, group_attrs = make()
             path = fresh_path(folder or (kind if kind == "clips" else f"{kind}/{name}"), self._backend)
-            files = publish(self._storage, self._backend, path, arrays, group_attrs, codecs=codecs)
+            files = publish(self._store.storage, self._backend, path, arrays, group_attrs, codecs=codecs)
             self._written[token] = Entry(
                 kind=kind,
                 name=name,
@@ -78,6 +78,20 @@ class Draft:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for entry in self._written.values():
-            with contextlib.suppress(OSError, StoreError):  # what cannot be deleted now is left to gc
-                self._storage.delete(entry.file_names())
+        if self._written:
+            discard(self._store, self._written.values(), self._before, failed=kind is not None)
+
+
+def discard(store: "Store", entries: Iterable[Entry], before: int, *, failed: bool) -> None:
+    """Delete what was written for a commit that does not name it; what cannot be deleted is left to `gc`.
+
+    Args:
+        store: Where it lies.
+        entries: What was written.
+        before: The newest commit before.
+        failed: Whether an error came. It may have come after the commit was made (Ctrl-C, or a server whose
+            answer was lost), so the journal is asked.
+    """
+    with contextlib.suppress(OSError, StoreError):
+        named = store.journal.added_after(before) if failed else frozenset()
+        store.storage.delete(file for e in entries if e.path not in named for file in e.file_names())

@@ -41,6 +41,13 @@ def checkpoint_name(number: int) -> str:
     return f"{CHECKPOINTS}/{number:08d}.json"
 
 
+def file_number(name: str) -> int | None:
+    """Return the number of a commit's or checkpoint's file, None for what other programs left there."""
+    stem = name.rsplit("/", 1)[-1].removesuffix(".json")
+    number = int(stem) if stem.isascii() and stem.isdigit() else -1
+    return number if name in (commit_name(number), checkpoint_name(number)) else None
+
+
 class Journal:
     """The commits of one store, with the newest state known so far kept in memory."""
 
@@ -90,7 +97,12 @@ class Journal:
                 (n for n in map(commit_name, numbers) if not self.storage.exists(n)), commit_name(last)
             )
             raise Damaged(f"{missing} is missing", RESTORE) from error
-        return [_parse(data, number) for data, number in zip(datas, numbers, strict=True)]
+        return [parse_commit(data, number) for data, number in zip(datas, numbers, strict=True)]
+
+    def added_after(self, number: int) -> frozenset[str]:
+        """Return the paths of everything that was added by commits after this one."""
+        later = self.read(number + 1, self.head())
+        return frozenset(entry.path for commit in later for entry in commit.add)
 
     def commit(
         self, build: Callable[[Snapshot], Change], *, command: str = "", message: str = ""
@@ -149,7 +161,7 @@ class Journal:
                 data = self.storage.read(commit_name(number))
             except FileNotFoundError:
                 break
-            new.append(_parse(data, number))
+            new.append(parse_commit(data, number))
         if new:
             self._newest = self._newest.advanced(new)
         return self._newest
@@ -159,7 +171,7 @@ class Journal:
         if at is not None and at < 0:
             raise StoreError(f"there is no commit {at}", "commits are numbered from 1")
         start = self._load_checkpoint(at)
-        listed = [_number(name) for name in self.storage.list(FOLDER, after=commit_name(start.number))]
+        listed = [file_number(name) for name in self.storage.list(FOLDER, after=commit_name(start.number))]
         last = max((n for n in listed if n is not None), default=start.number)
         if at is not None and at > last:
             raise StoreError(f"there is no commit {at}", f"the newest is {last}")
@@ -174,7 +186,7 @@ class Journal:
     def _load_checkpoint(self, at: int | None) -> Snapshot:
         """Return the state of the newest usable checkpoint; a damaged one only costs time."""
         for name in sorted(self.storage.list(CHECKPOINTS), reverse=True):
-            number = _number(name)
+            number = file_number(name)
             if number is None or (at is not None and number > at):
                 continue
             with contextlib.suppress(Damaged, FileNotFoundError):
@@ -187,7 +199,7 @@ class Journal:
             self.storage.create(checkpoint_name(snapshot.number), seal(snapshot.to_json()))
             self._checkpoint_overdue = False
             old = sorted(self.storage.list(CHECKPOINTS))[:-2]
-            self.storage.delete([name for name in old if (_number(name) or 0) % KEPT_FOR_EVER])
+            self.storage.delete([name for name in old if (file_number(name) or 0) % KEPT_FOR_EVER])
 
 
 def read_checkpoint(storage: Storage, name: str) -> Snapshot:
@@ -199,17 +211,13 @@ def read_checkpoint(storage: Storage, name: str) -> Snapshot:
         raise Damaged(f"{name} is not a checkpoint: {error}", "delete it; it is only a shortcut") from error
 
 
-def _parse(data: bytes, number: int) -> Commit:
+def parse_commit(data: bytes, number: int) -> Commit:
+    """Read the file of a commit; Damaged when it is not what was written, or another commit's."""
     name = commit_name(number)
     commit = Commit.from_bytes(data, name)
     if commit.number != number:
         raise Damaged(f"{name} holds commit {commit.number}", RESTORE)
     return commit
-
-
-def _number(name: str) -> int | None:
-    stem = name.rsplit("/", 1)[-1].removesuffix(".json")
-    return int(stem) if stem.isascii() and stem.isdigit() else None
 
 
 def _stamped(number: int, change: Change, command: str, message: str) -> Commit:

@@ -126,12 +126,12 @@ class LocalStorage(Storage):
 
     def list(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
         """Return name -> size of every file below."""
-        found = {name: entry.stat().st_size for name, entry in self._walk(prefix) if name > after}
+        found = {name: facts.st_size for name, facts in self._walk(prefix) if name > after}
         return dict(sorted(found.items()))
 
     def modified(self, prefix: str = "") -> dict[str, float]:
         """Return name -> time of last change of every file below."""
-        return {name: entry.stat().st_mtime for name, entry in self._walk(prefix)}
+        return {name: facts.st_mtime for name, facts in self._walk(prefix)}
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete files, and the folders that are empty afterwards."""
@@ -142,11 +142,11 @@ class LocalStorage(Storage):
 
     def tidy(self, prefix: str, before: float) -> None:
         """Remove empty folders that a killed process left."""
-        folders = [path for path in self.path(prefix).rglob("*") if path.is_dir()]
-        for folder in sorted(folders, reverse=True):  # the inner ones first
+        top = self.path(prefix)
+        for folder, _, _ in os.walk(top, topdown=False):  # the inner ones first
             with contextlib.suppress(OSError):  # not empty, or gone already
-                if folder.stat().st_mtime <= before:
-                    folder.rmdir()
+                if Path(folder) != top and Path(folder).stat().st_mtime <= before:
+                    Path(folder).rmdir()
 
     def exists(self, name: str) -> bool:
         """Say whether there is a file of that name."""
@@ -168,17 +168,20 @@ class LocalStorage(Storage):
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _walk(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    def _walk(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         folders = [check_relative(prefix) + "/"] if prefix else [""]
         while folders:
             folder = folders.pop()
-            # A folder may vanish, and a file too, while somebody sweeps or publishes.
-            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder / folder) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{folder}{entry.name}/")
-                    else:
-                        yield folder + entry.name, entry
+            try:
+                entries = list(os.scandir(self.folder / folder))
+            except FileNotFoundError:  # somebody sweeps or publishes
+                continue
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{folder}{entry.name}/")
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # the same
+                    yield folder + entry.name, entry.stat()
 
     def _prune(self, folder: Path) -> None:
         while folder not in (self.folder, self.folder / STAGING):

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from mer_featurestore.commits import Commit, Entry
 from mer_featurestore.errors import Damaged, MerError
-from mer_featurestore.journal import CHECKPOINTS, FOLDER, commit_name, read_checkpoint
+from mer_featurestore.journal import (
+    CHECKPOINTS,
+    FOLDER,
+    commit_name,
+    file_number,
+    parse_commit,
+    read_checkpoint,
+)
 from mer_featurestore.snapshot import Snapshot
 from mer_featurestore.storage import Storage, open_storage
 
@@ -117,8 +124,7 @@ def open_readable(url: str | Path) -> "Store":
     try:
         return Store.open(url)
     except Damaged:
-        numbers = [int(name.rsplit("/", 1)[1][:8]) for name in _journal_files(open_storage(url))]
-        for number in reversed(range(max(numbers, default=0))):
+        for number in reversed(range(max(_journal_files(open_storage(url)), default=0))):
             try:
                 return Store.open(url, at=number)
             except Damaged:
@@ -126,31 +132,26 @@ def open_readable(url: str | Path) -> "Store":
         raise
 
 
-def _journal_files(storage: Storage) -> list[str]:
-    return [name for name in storage.list(FOLDER) if name.endswith(".json")]
+def _journal_files(storage: Storage) -> dict[int, str]:
+    """Return number -> name of every commit's file."""
+    return {n: name for name in storage.list(FOLDER) if (n := file_number(name)) is not None}
 
 
 def _check_journal(storage: Storage, found: Verification) -> dict[int, Commit]:
     """Read every commit, note what is missing or damaged, and compare the checkpoints with a replay."""
     files = _journal_files(storage)
-    last = max((int(name.rsplit("/", 1)[1][:8]) for name in files), default=0)
     commits: dict[int, Commit] = {}
-    there = set(files)
-    for number in range(1, last + 1):
-        if commit_name(number) not in there:
+    for number in range(1, max(files, default=0) + 1):
+        if number not in files:
             found.add("journal", commit_name(number), "is missing")
-    for start in range(0, len(files), AT_ONCE):
-        batch = files[start : start + AT_ONCE]
-        for name, data in zip(batch, storage.read_many(batch), strict=True):
+    numbers = sorted(files)
+    for start in range(0, len(numbers), AT_ONCE):
+        batch = numbers[start : start + AT_ONCE]
+        for number, data in zip(batch, storage.read_many([files[n] for n in batch]), strict=True):
             try:
-                commit = Commit.from_bytes(data, name)
+                commits[number] = parse_commit(data, number)
             except Damaged as error:
-                found.add("journal", name, _without_name(error, name))
-                continue
-            if commit_name(commit.number) != name:
-                found.add("journal", name, f"holds commit {commit.number}")
-                continue
-            commits[commit.number] = commit
+                found.add("journal", files[number], _without_name(error, files[number]))
     found.commits = len(commits)
     _check_checkpoints(storage, commits, found)
     return commits
@@ -159,6 +160,8 @@ def _check_journal(storage: Storage, found: Verification) -> dict[int, Commit]:
 def _check_checkpoints(storage: Storage, commits: dict[int, Commit], found: Verification) -> None:
     state = Snapshot()
     for name in storage.list(CHECKPOINTS):
+        if file_number(name) is None:
+            continue
         try:
             checkpoint = read_checkpoint(storage, name)
         except Damaged as error:

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mer_featurestore import Store
+from mer_featurestore import Clip, LabelLayer, Store
+from mer_featurestore.compact import compact
+from mer_featurestore.errors import StoreError
 from mer_featurestore.maintenance import gc, verify
+from support.features import fill, make_clips, make_spec, write
 
 SCRIPT = Path(__file__).with_name("writers.py")
 BACKENDS = ("zarr", "hdf5")
@@ -65,3 +68,49 @@ def test_eight_writers_at_once(any_url, backend):
     found = verify(store)
     assert found.ok, found.problems
     assert gc(store, grace=0).size == 0 or verify(store).ok
+
+
+CHANGES = {
+    "features": lambda store: write(store, make_spec(), make_clips(3, make_spec(), first=500)),
+    "compact": compact,
+    "clips": lambda store: store.clips.add([Clip(key="a", text="a")]),
+    "labels": lambda store: store.labels.add(LabelLayer.human("gold", None, {"a": "sad"})),
+    "runs": lambda store: store.runs.add("agt-1", {"metrics.json": b"{}"}),
+}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("the answer was lost")], ids=type)
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_error_after_the_commit_was_made(any_url, monkeypatch, change, error):
+    """Ctrl-C, or a server whose answer is lost, right after the journal file is there: its files stay."""
+    store, _ = fill(any_url, make_spec())
+    create = store.storage.create
+
+    def create_and_fail(name: str, data: bytes) -> None:
+        create(name, data)
+        if name.startswith("journal/"):
+            monkeypatch.setattr(store.storage, "create", create)
+            raise error
+
+    monkeypatch.setattr(store.storage, "create", create_and_fail)
+    with pytest.raises(type(error)):
+        CHANGES[change](store)
+    again = Store.open(any_url)
+    assert again.commit == 4
+    found = verify(again)
+    assert (found.problems, found.leftovers) == ([], 0)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_error_before_the_commit_is_made_leaves_nothing(any_url, monkeypatch, change):
+    """When the journal file cannot be made, what was written for it is deleted at once."""
+    store, _ = fill(any_url, make_spec())
+    before = store.storage.list()
+
+    def refuse(name: str, _data: bytes) -> None:
+        raise StoreError(f"no space left for {name}")
+
+    monkeypatch.setattr(store.storage, "create", refuse)
+    with pytest.raises(StoreError, match="no space left for journal/00000004"):
+        CHANGES[change](store)
+    assert store.storage.list() == before

@@ -127,6 +127,20 @@ def test_a_half_written_journal_file(any_url):
     assert [place for place in found(readable) if place[0] == "journal"] == [("journal", commit_name(6))]
 
 
+@pytest.mark.parametrize(
+    "name", ["._00000001.json", "notes.json", "9.json", "00000001 (copy).json", "00000007.json.partial"]
+)
+def test_files_of_other_programs_in_the_journal_are_passed_over(full, name):
+    """What a file manager or a synchroniser leaves there neither breaks a store nor hides damage."""
+    for folder in ("journal", "checkpoints"):
+        full.storage.create(f"{folder}/{name}", b"x")
+    assert Store.open(full.url).commit == full.commit
+    assert verify(full).ok
+    full.storage.delete([commit_name(full.commit)])
+    full.storage.create(commit_name(full.commit), b"half")
+    assert open_readable(full.url).commit == full.commit - 1
+
+
 def test_damage_in_old_commits_behind_a_checkpoint(tmp_path):
     """Missing, swapped and damaged commits are listed even when a checkpoint makes opening skip them."""
     store = Store.create(tmp_path / "s")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -122,6 +123,30 @@ def test_deleting_the_last_file_removes_local_folders(tmp_path):
     storage.create("a/b/c", b"")
     storage.delete(["a/b/c"])
     assert not (tmp_path / "s" / "a").exists()
+
+
+def test_files_that_vanish_while_a_folder_is_listed(tmp_path):
+    """A name that leads nowhere any more, as when somebody sweeps meanwhile, is passed over."""
+    storage = open_storage(tmp_path)
+    storage.create("tmp/a", b"1")
+    (tmp_path / "tmp" / "gone").symlink_to("nowhere")
+    assert storage.list() == {"tmp/a": 1}
+    assert list(storage.modified("tmp")) == ["tmp/a"]
+
+
+def test_folders_that_vanish_while_they_are_tidied(tmp_path, monkeypatch):
+    """A staging folder that its writer removes meanwhile is no error."""
+    storage, scandir = open_storage(tmp_path), os.scandir
+    for name in ("one", "two/inner"):
+        (tmp_path / "tmp" / name).mkdir(parents=True)
+
+    def remove_first(path):
+        shutil.rmtree(path, ignore_errors=os.fspath(path).endswith("inner"))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", lambda path: (remove_first if "two" in str(path) else scandir)(path))
+    storage.tidy("tmp", float("inf"))
+    assert not (tmp_path / "tmp" / "one").exists()
 
 
 def test_tidy_removes_only_old_empty_folders(tmp_path):
