@@ -59,32 +59,39 @@ class Fragment:
     @cached_property
     def layout(self) -> Layout | None:
         """Where the rows lie, None when they must be read through the backend."""
-        return self.group.extents("data")
+        spec, group = self.entry.attrs["spec"], self.group
+        found = group.shape("data"), group.dtype("data")
+        expected = (self.rows, *spec["row_shape"]), np.dtype(spec["dtype"])
+        self._require(found == expected, "data", f"is {found[1]}{list(found[0])}, not {list(expected[0])}")
+        return group.extents("data")
 
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """Hashes of the keys, ascending, uint64 `[n]`."""
-        return self._column("key_hashes")
+        return self._column("key_hashes", len(self))
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
         """Clip of each hash, int64 `[n]`."""
-        return self._column("key_order")
+        column = self._column("key_order", len(self))
+        fine = column.min(initial=0) >= 0 and column.max(initial=0) < max(1, len(self))
+        self._require(fine, "key_order", "names clips that are not there")
+        return column
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """First row of each clip, int64 `[n + 1]`."""
-        return self._column("offsets")
+        return self._ascending("offsets", self.rows)
 
     @cached_property
     def key_offsets(self) -> NDArray[np.int64]:
         """First byte of each key, int64 `[n + 1]`."""
-        return self._column("key_offsets")
+        return self._ascending("key_offsets", len(self.key_blob))
 
     @cached_property
     def key_blob(self) -> NDArray[np.uint8]:
         """Bytes of all keys."""
-        return self._column("keys")
+        return self._column("keys", self.group.shape("keys")[0])
 
     def have_keys(self, clips: NDArray[np.int64], keys: Sequence[bytes]) -> NDArray[np.bool_]:
         """Say for each clip whether its key is this one, UTF-8 encoded; bool `[n]`."""
@@ -96,12 +103,18 @@ class Fragment:
         """Return all keys in their order."""
         return strings.decode(self.key_blob, self.key_offsets)
 
-    def _column(self, name: str) -> NDArray[Any]:
+    def _ascending(self, name: str, last: int) -> NDArray[np.int64]:
+        """Return a column of n + 1 positions. They are checked, as a wrong one would read anything."""
+        column = self._column(name, len(self) + 1)
+        fine = column[0] == 0 and column[-1] == last and bool((column[1:] >= column[:-1]).all())
+        self._require(fine, name, "does not ascend from 0 to its end")
+        return column
+
+    def _column(self, name: str, rows: int) -> NDArray[Any]:
         """Map a column, or read it where it is small, compressed or not local."""
         shape, dtype = self.group.shape(name), self.group.dtype(name)
-        layout = (
-            self.group.extents(name) if self.storage.local and shape[0] * dtype.itemsize >= SMALL else None
-        )
+        self._require(shape == (rows,), name, f"has shape {shape}, not {(rows,)}")
+        layout = self.group.extents(name) if self.storage.local and rows * dtype.itemsize >= SMALL else None
         if layout is None or len(layout.offset) != 1 or self.storage.local is None:
             return self.group.read(name)
         path = self.storage.local / layout.files[0]
@@ -114,30 +127,7 @@ class Fragment:
         Raises:
             Damaged: They contradict each other; the message names the array.
         """
-        n, rows = len(self), self.rows
-        spec = self.entry.attrs["spec"]
-        expected = {
-            "data": (rows, *spec["row_shape"]),
-            "offsets": (n + 1,),
-            "key_offsets": (n + 1,),
-            "key_hashes": (n,),
-            "key_order": (n,),
-        }
-        for name, shape in expected.items():
-            self._require(
-                self.group.shape(name) == shape, name, f"has shape {self.group.shape(name)}, not {shape}"
-            )
-        self._require(self.group.dtype("data") == np.dtype(spec["dtype"]), "data", "has another type")
-        _ = self.layout  # raises for missing and short files
-        for name, column, last in (
-            ("offsets", self.offsets, rows),
-            ("key_offsets", self.key_offsets, self.group.shape("keys")[0]),
-        ):
-            fine = column[0] == 0 and column[-1] == last and bool((np.diff(column) >= 0).all())
-            self._require(fine, name, "does not ascend from 0 to its end")
-        self._check_index()
-
-    def _check_index(self) -> None:
+        _ = self.layout, self.offsets  # raise for what is missing, short or of another shape
         coded = encode_keys(self.key_list())
         self._require(len(set(coded)) == len(coded), "keys", "has a key twice")
         self._require(
@@ -148,7 +138,7 @@ class Fragment:
         )
         self._require(fine, "key_hashes", "does not belong to the keys")
 
-    def _require(self, fine: bool, name: str, problem: str) -> None:
+    def _require(self, fine: bool | np.bool_, name: str, problem: str) -> None:
         if not fine:
             raise Damaged(
                 f"{name} of {self.entry.path} {problem}", "restore it from a copy, or extract again"

@@ -121,8 +121,11 @@ def labels_for_clips(
         )
     keys = [key for key in sheet.layer.keys if key in known]
     if not keys:
-        where = f" of split {' or '.join(sorted(splits))}" if splits else ""
-        raise BadInput(f"{sheet.source} has no label for a clip{where}", "choose another --split")
+        where = f"of split {' or '.join(sorted(splits))}" if splits else "of the catalogue"
+        remedy = (
+            "choose another --split" if splits else "its keys must be those that `mer-fs clips --list` shows"
+        )
+        raise BadInput(f"{sheet.source} has no label for a clip {where}", remedy)
     return sheet.layer.take(keys)
 
 

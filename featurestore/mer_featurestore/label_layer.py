@@ -62,7 +62,7 @@ class LabelLayer:
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        check_name(self.name, "label layer")
         for name in ("classes", "keys", "members", "reason", "parents"):
             object.__setattr__(self, name, tuple(str(item) for item in getattr(self, name)))
         check_classes(self.classes)

@@ -1,5 +1,6 @@
 """Broken files and full disks: a clear error that names the file, and nothing else is touched."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from mer_featurestore import Store
-from mer_featurestore.errors import Damaged
+from mer_featurestore.errors import Damaged, UnknownKey
 from mer_featurestore.groups import BACKENDS, verify_files
 from support.features import Clips, fill, make_clips, make_spec, write
 
@@ -74,6 +75,19 @@ def test_a_flipped_bit_does_not_pass_verification(tmp_path: Path, backend: str, 
     verify_files(store.storage, first)
     with pytest.raises(Damaged, match=f"{name} is damaged"):
         verify_files(store.storage, second)
+
+
+@pytest.mark.parametrize(("backend", "file"), CASES)
+def test_whatever_bit_is_flipped_reading_says_so_or_reads_on(tmp_path: Path, backend: str, file: str) -> None:
+    """A reader meets an error that is meant for people, or wrong bytes, but never one of Python's own."""
+    store, clips, _, path = broken(tmp_path, backend, file)
+    data, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        harmed = bytearray(data)
+        harmed[random.integers(len(data))] ^= 1 << int(random.integers(8))
+        path.write_bytes(harmed)
+        with contextlib.suppress(Damaged, UnknownKey):
+            assert len(Store.open(store.url).features["x-FRA"].read(list(clips))) == len(clips)
 
 
 @pytest.mark.parametrize("array", ["offsets", "keys", "key_offsets", "key_hashes", "key_order"])

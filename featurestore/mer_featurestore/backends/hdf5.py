@@ -150,7 +150,8 @@ class Hdf5Group(Group):
                 yield file
         except FileNotFoundError as error:
             raise Damaged(f"{self.path} is missing", "`mer-fs verify` lists what is broken") from error
-        except (OSError, KeyError, RuntimeError, ValueError) as error:  # h5py's ways to say so
+        except (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            # All of them are h5py's ways to say so.
             raise Damaged(
                 f"{self.path} is truncated or damaged: {error}", "`mer-fs verify` lists what is broken"
             ) from error

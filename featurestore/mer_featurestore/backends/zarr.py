@@ -134,11 +134,16 @@ class ZarrGroup(Group):
         if name not in self._metadata:
             file = f"{self.path}/{name}/{METADATA}" if name else f"{self.path}/{METADATA}"
             try:
-                self._metadata[name] = json.loads(self.storage.read(file))
+                document = json.loads(self.storage.read(file))
+                if name:
+                    zarr_plain.check(document)
+                else:
+                    _ = document["attributes"]
             except FileNotFoundError as error:
                 raise Damaged(f"{file} is missing", DAMAGE) from error
-            except ValueError as error:
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                 raise Damaged(f"{file} is damaged", DAMAGE) from error
+            self._metadata[name] = document
         return self._metadata[name]
 
     def _files(self, name: str) -> dict[str, int]:

@@ -120,6 +120,15 @@ def locate(
     return _joined(files, one, shape[0], per_chunk, owners, offsets)
 
 
+def check(metadata: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError, TypeError, IndexError or AttributeError for what cannot be an array's."""
+    shape = tuple(metadata["shape"])
+    row_bytes(shape, str(metadata["data_type"]))
+    _plain_chunks(metadata, shape)
+    if not shape or min(shape) < 0 or inner_rows(metadata) < 1:
+        raise ValueError(f"shape {shape}")
+
+
 def inner_rows(metadata: Mapping[str, Any]) -> int:
     """Return the rows that are decoded together."""
     grid = metadata["codecs"][0] if _is_sharded(metadata) else metadata["chunk_grid"]
