@@ -10,6 +10,8 @@ import pytest
 from mer_featurestore import Clip, Store
 from mer_plugins import host
 from mer_plugins.samples import sample_clips
+from support.checkpoints import whisper
+from support.tiny import MAKERS
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 
@@ -32,6 +34,20 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         if name.startswith("mer_") and "." not in name:
             del sys.modules[name]
     host.reload()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a family's tiny checkpoint, made when first asked for; to read only."""
+    root = tmp_path_factory.mktemp("bases")
+
+    def folder(name: str) -> Path:
+        if not (root / name).exists():
+            (root / name).mkdir()
+            (whisper if name == "whisper" else MAKERS[name])(root / name)
+        return root / name
+
+    return folder
 
 
 @pytest.fixture

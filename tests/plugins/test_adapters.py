@@ -20,26 +20,11 @@ from mer_plugins.errors import PluginError
 from mer_plugins.host import find_extractor, make_extractor
 from mer_plugins.pipeline import Request, extract, plan
 from mer_plugins.samples import voice, write_wav
-from support.tiny import MAKERS
 
 # peft asks transformers for something under a name that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 QV = ["q_proj", "v_proj"]
 Train = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a tiny checkpoint, made when first asked for."""
-    root = tmp_path_factory.mktemp("bases")
-
-    def folder(name: str) -> Path:
-        if not (root / name).exists():
-            (root / name).mkdir()
-            MAKERS[name](root / name)
-        return root / name
-
-    return folder
 
 
 @pytest.fixture
@@ -255,6 +240,21 @@ def test_the_card_says_what_is_known(base: Callable, train: Train, store: Store)
     assert card["training"] == {"labels": "gold", "keys": ["k0", "k1"], "folds": None}
     assert bundle.parents == ("labels/gold",)
     assert adapters.of_bundle(bundle).made_by == adapters.read_folder(folder).made_by
+
+
+def test_labels_behind_a_folder_are_not_known(base: Callable, train: Train, store: Store) -> None:
+    """An adapter used from its folder is no parent of the features, and a notice says so; the store's is."""
+    folder = train("hubert-large", "HubertModel")
+    adapters.add(store, folder, "a", labels="gold")
+    options = Options(model=str(base("hubert-large")))
+    loose, kept = (
+        plan(store, Request(plugin="hubert-large", options=options, adapter=which))
+        for which in (str(folder), "a")
+    )
+    assert "mer-fs adapters add" in loose.notices[0]
+    assert (len(loose.notices), kept.notices) == (1, ())
+    assert (loose.specs[0].parents, kept.specs[0].parents) == ((), ("adapters/a",))
+    assert loose.specs[0].fingerprint == kept.specs[0].fingerprint
 
 
 def test_export_is_what_was_added(train: Train, store: Store, tmp_path: Path) -> None:

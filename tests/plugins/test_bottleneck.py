@@ -1,5 +1,7 @@
 """Bottleneck adapters: nothing at first, then exactly what an independent computation gives."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,20 +13,15 @@ from mer_plugins.bottleneck import attach_bottlenecks
 from mer_plugins.contract import Options
 from mer_plugins.errors import PluginError
 from mer_plugins.host import find_extractor, make_extractor
-from support.checkpoints import whisper
 from support.tiny import MAKERS
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture
+def loaded(base: Callable[[str], Path]) -> Any:
     """Return a function that loads the encoder of a tiny checkpoint."""
-    root = tmp_path_factory.mktemp("bases")
 
     def load(name: str) -> Any:
-        if not (root / name).exists():
-            (root / name).mkdir()
-            (whisper if name == "whisper" else MAKERS[name])(root / name)
-        extractor = make_extractor(find_extractor(name), Options(model=str(root / name), device="cpu"))
+        extractor = make_extractor(find_extractor(name), Options(model=str(base(name)), device="cpu"))
         extractor.load()
         return extractor
 

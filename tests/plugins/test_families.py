@@ -31,20 +31,6 @@ LINES = ("i am so happy today", "why", "the cat sat on a mat", "hello hello why 
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a family's tiny checkpoint, made when first asked for."""
-    root = tmp_path_factory.mktemp("checkpoints")
-
-    def folder(name: str) -> Path:
-        if not (root / name).exists():
-            (root / name).mkdir()
-            MAKERS[name](root / name)
-        return root / name
-
-    return folder
-
-
-@pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     """Return clips of unequal lengths with sound, pictures and a transcript."""
     import av
@@ -71,14 +57,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 @pytest.fixture
-def build(checkpoints: Callable[[str], Path]) -> Build:
+def build(base: Callable[[str], Path]) -> Build:
     """Return a builder of an extractor on its tiny checkpoint, by the name typed after `--plugin`."""
 
     def extractor(name: str, layers: str | None = None, model: Path | None = None, **extra: str) -> Any:
         card = find_extractor(name)
         if card.modality == "video":
             extra = {"face": "center", **extra}
-        folder = str(model or checkpoints(name))
+        folder = str(model or base(name))
         return card.build(Options(model=folder, layers=layers, device="cpu", extra=extra))
 
     return extractor
@@ -91,11 +77,11 @@ class OnTinyCheckpoint(ExtractorTests):
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
-    def aim(cls, checkpoints: Callable[[str], Path]) -> None:
+    def aim(cls, base: Callable[[str], Path]) -> None:
         """Point the kit at the family's tiny checkpoint."""
         cls.card = find_extractor(cls.family)
         extra = {"face": "center"} if cls.card.modality == "video" else {}
-        cls.options = Options(model=str(checkpoints(cls.family)), device="cpu", extra=extra)
+        cls.options = Options(model=str(base(cls.family)), device="cpu", extra=extra)
 
 
 for _name in MAKERS:
@@ -161,7 +147,7 @@ def test_layers_are_those_of_the_model(name: str, build: Build, clips: list[Clip
 
 @pytest.mark.parametrize("name", AUDIO)
 def test_speech_rows_equal_a_plain_forward_pass(
-    name: str, build: Build, clips: list[Clip], checkpoints: Callable[[str], Path]
+    name: str, build: Build, clips: list[Clip], base: Callable[[str], Path]
 ) -> None:
     """A clip's rows must be transformers' own hidden states of its normalised waveform, one per 20 ms."""
     from transformers import AutoFeatureExtractor, AutoModel
@@ -171,8 +157,8 @@ def test_speech_rows_equal_a_plain_forward_pass(
     extractor = build(name)
     extractor.load()
     sound = read_audio(clips[2].audio or "")
-    net = AutoModel.from_pretrained(checkpoints(name)).eval()
-    reader = AutoFeatureExtractor.from_pretrained(checkpoints(name))
+    net = AutoModel.from_pretrained(base(name)).eval()
+    reader = AutoFeatureExtractor.from_pretrained(base(name))
     inputs = reader(sound, sampling_rate=16_000, return_tensors="pt").input_values
     with torch.inference_mode():
         want = torch.stack(net(inputs, output_hidden_states=True).hidden_states)[-4:].sum(0)[0].numpy()
@@ -181,11 +167,11 @@ def test_speech_rows_equal_a_plain_forward_pass(
     assert apart(got, want) < 1e-5
 
 
-def test_padding_would_change_base_models(checkpoints: Callable[[str], Path], clips: list[Clip]) -> None:
+def test_padding_would_change_base_models(base: Callable[[str], Path], clips: list[Clip]) -> None:
     """What the families guard against must be real: naively padded, a group-norm model gives other frames."""
     from transformers import AutoModel
 
-    net = AutoModel.from_pretrained(checkpoints("hubert-base")).eval()
+    net = AutoModel.from_pretrained(base("hubert-base")).eval()
     sound = torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
     padded, mask = torch.zeros(1, 16_000), torch.zeros(1, 16_000, dtype=torch.long)
     padded[:, :8000], mask[:, :8000] = sound, 1
@@ -209,16 +195,16 @@ OLD_NAMES = {
 
 @pytest.mark.parametrize("name", OLD_NAMES)
 def test_published_tensor_names_load(
-    name: str, build: Build, clips: list[Clip], checkpoints: Callable[[str], Path], tmp_path: Path
+    name: str, build: Build, clips: list[Clip], base: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Published files name speech encoders' weight norm and VideoMAE's biases otherwise; they must count."""
     import shutil
 
     from safetensors.torch import load_file
 
-    shutil.copytree(checkpoints(name), tmp_path / "old")
+    shutil.copytree(base(name), tmp_path / "old")
     (tmp_path / "old" / "model.safetensors").unlink()
-    weights = load_file(checkpoints(name) / "model.safetensors")
+    weights = load_file(base(name) / "model.safetensors")
     for new, old in OLD_NAMES[name].items():
         weights = {key.replace(new, old): value for key, value in weights.items()}
     assert all(any(old in key for key in weights) for old in OLD_NAMES[name].values())
@@ -271,22 +257,20 @@ def test_too_short_sound_is_refused(build: Build, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip-vit-large", "siglip-base", "dinov2-base", "hf-image"])
-def test_pixels_equal_the_image_processors(
-    name: str, build: Build, checkpoints: Callable[[str], Path]
-) -> None:
+def test_pixels_equal_the_image_processors(name: str, build: Build, base: Callable[[str], Path]) -> None:
     """On pictures of the right size, our arithmetic must be that of transformers' own (PIL) processor."""
     from transformers import AutoImageProcessor
 
     extractor: Any = build(name)
     side = extractor.pixels.side
     frames = np.random.default_rng(0).integers(0, 255, (3, side, side, 3), dtype=np.uint8)
-    processor = AutoImageProcessor.from_pretrained(checkpoints(name), backend="pil")
+    processor = AutoImageProcessor.from_pretrained(base(name), backend="pil")
     want = processor(images=list(frames), return_tensors="np")["pixel_values"]
     got = extractor.pixels.tensor(extractor.pixels.seen(frames), torch.device("cpu")).numpy()
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_image_embeddings_equal_the_whole_models(build: Build, checkpoints: Callable[[str], Path]) -> None:
+def test_image_embeddings_equal_the_whole_models(build: Build, base: Callable[[str], Path]) -> None:
     """CLIP's and SigLIP's rows must be what the two-tower model calls its image features."""
     from transformers import AutoModel
 
@@ -295,7 +279,7 @@ def test_image_embeddings_equal_the_whole_models(build: Build, checkpoints: Call
         extractor.load()
         assert extractor.row_shape == (width,)
         frames = np.random.default_rng(0).integers(0, 255, (2, 28, 28, 3), dtype=np.uint8)
-        net = AutoModel.from_pretrained(checkpoints(name)).eval()
+        net = AutoModel.from_pretrained(base(name)).eval()
         with torch.inference_mode():
             pixels = extractor.pixels.tensor(frames, torch.device("cpu"))
             want = net.get_image_features(pixel_values=pixels).pooler_output.numpy()
@@ -383,12 +367,12 @@ def test_device_map_gives_the_same_rows(build: Build, clips: list[Clip]) -> None
     np.testing.assert_allclose(rows_of(away, clips[:1])[0], want, atol=1e-5)
 
 
-def test_half_precision_stays_close(checkpoints: Callable[[str], Path], clips: list[Clip]) -> None:
+def test_half_precision_stays_close(base: Callable[[str], Path], clips: list[Clip]) -> None:
     """In bfloat16 rows must be near those of float32, be float32 themselves, and have another fingerprint."""
     made = {}
     for dtype in ("float32", "bfloat16"):
         said = {} if dtype == "float32" else {"precision": dtype}
-        options = Options(model=str(checkpoints("hubert-large")), device="cpu", extra=said)
+        options = Options(model=str(base("hubert-large")), device="cpu", extra=said)
         made[dtype] = find_extractor("hubert-large").build(options)
         made[dtype].load()
     full, half = (rows_of(made[dtype], clips[:1])[0] for dtype in ("float32", "bfloat16"))
@@ -398,16 +382,14 @@ def test_half_precision_stays_close(checkpoints: Callable[[str], Path], clips: l
 
 
 @pytest.mark.parametrize("what", ["missing", "stray"])
-def test_partial_checkpoints_are_refused(
-    what: str, checkpoints: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_partial_checkpoints_are_refused(what: str, base: Callable[[str], Path], tmp_path: Path) -> None:
     """A tensor that is missing, or has no place, must be named: nothing is filled with random numbers."""
     import shutil
 
     from safetensors.torch import load_file, save_file
     from transformers import HubertModel
 
-    shutil.copytree(checkpoints("hubert-large"), tmp_path / "broken")
+    shutil.copytree(base("hubert-large"), tmp_path / "broken")
     file = tmp_path / "broken" / "model.safetensors"
     weights = load_file(file)
     block = {key: value for key, value in weights.items() if key.startswith("encoder.layers.4.")}
@@ -420,9 +402,7 @@ def test_partial_checkpoints_are_refused(
         load_hf_model(HubertModel, str(tmp_path / "broken"))
 
 
-def test_pickles_that_are_more_than_tensors_are_refused(
-    checkpoints: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_pickles_that_are_more_than_tensors_are_refused(base: Callable[[str], Path], tmp_path: Path) -> None:
     """A `.bin` that would run code when unpickled must not be loaded."""
     import shutil
 
@@ -432,7 +412,7 @@ def test_pickles_that_are_more_than_tensors_are_refused(
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "ran",)
 
-    shutil.copytree(checkpoints("hubert-large"), tmp_path / "bad")
+    shutil.copytree(base("hubert-large"), tmp_path / "bad")
     (tmp_path / "bad" / "model.safetensors").unlink()
     torch.save({"x": Touch()}, tmp_path / "bad" / "pytorch_model.bin")
     with pytest.raises(PluginError, match="more than tensors"):
@@ -469,7 +449,7 @@ class OddModel(BertModel):
 
 
 def test_trusted_code(
-    build: Build, checkpoints: Callable[[str], Path], clips: list[Clip], tmp_path: Path,
+    build: Build, base: Callable[[str], Path], clips: list[Clip], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Only where it is trusted is a checkpoint's code run; what it is goes into the fingerprint."""
@@ -481,7 +461,7 @@ def test_trusted_code(
 
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
-    folder = shutil.copytree(checkpoints("chinese-macbert-large"), tmp_path / "odd")
+    folder = shutil.copytree(base("chinese-macbert-large"), tmp_path / "odd")
     config = json.loads((folder / "config.json").read_text())
     places = {"AutoConfig": "odd.OddConfig", "AutoModel": "odd.OddModel"}
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "odd-bert", "auto_map": places}))
@@ -491,7 +471,7 @@ def test_trusted_code(
         make_extractor(card, Options(**given)).load()
     trusting = make_extractor(card, Options(**given, trust_remote_code=True))
     trusting.load()
-    plain = build("hf-text", model=checkpoints("chinese-macbert-large"))
+    plain = build("hf-text", model=base("chinese-macbert-large"))
     plain.load()
     assert apart(rows_of(trusting, clips)[0], 2 * rows_of(plain, clips)[0]) < 1e-6
     before = trusting.made_by()["checkpoint"]["remote_code_sha256"]
@@ -505,12 +485,10 @@ def test_trusted_code(
         make_extractor(find_extractor("hubert-large"), Options(**given, trust_remote_code=True))
 
 
-def test_wrong_checkpoints_are_refused(
-    build: Build, checkpoints: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_wrong_checkpoints_are_refused(build: Build, base: Callable[[str], Path], tmp_path: Path) -> None:
     """Another family's checkpoint, a folder that is none, and a path that is not there must be named."""
     with pytest.raises(PluginError, match="is a clip model"):
-        build("hubert-large", model=checkpoints("clip-vit-large"))
+        build("hubert-large", model=base("clip-vit-large"))
     with pytest.raises(PluginError, match=r"has no config\.json"):
         build("hubert-large", model=tmp_path)
     with pytest.raises(PluginError, match="no checkpoint folder"):
@@ -522,13 +500,13 @@ def test_wrong_checkpoints_are_refused(
 
 
 def test_fingerprints_follow_weights_and_settings(
-    build: Build, checkpoints: Callable[[str], Path], tmp_path: Path
+    build: Build, base: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The fingerprint must change with weights, settings, layers and windows, and with nothing else."""
     import shutil
 
     first = build("hubert-large").made_by()
-    shutil.copytree(checkpoints("hubert-large"), tmp_path / "hubert-large")
+    shutil.copytree(base("hubert-large"), tmp_path / "hubert-large")
     assert build("hubert-large", model=tmp_path / "hubert-large").made_by() == first
     assert build("hubert-large", layers="2-5").made_by() == first
     others = [build("hubert-large", layers="3").made_by(), build("hubert-large", window="9").made_by()]

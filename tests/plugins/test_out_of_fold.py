@@ -23,7 +23,6 @@ from mer_plugins.pipeline import How, Request, extract, plan
 from mer_plugins.samples import voice, write_wav
 from mer_plugins.workers import extract_in_processes
 from support import adapting
-from support.tiny import MAKERS
 
 # peft asks transformers for something under a name that transformers is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -31,20 +30,6 @@ LABELLED = [f"k{k}" for k in range(6)]
 FOLDS = {key: k % 3 for k, key in enumerate(LABELLED)}
 OTHER = ["k6", "k7"]
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a tiny checkpoint, made when first asked for."""
-    root = tmp_path_factory.mktemp("bases")
-
-    def folder(name: str) -> Path:
-        if not (root / name).exists():
-            (root / name).mkdir()
-            MAKERS[name](root / name)
-        return root / name
-
-    return folder
 
 
 @pytest.fixture
@@ -369,9 +354,8 @@ def test_wavlm(targets: list[str], base: Callable, store: Store, tmp_path: Path)
 def test_other_families(card: str, name: str, base: Callable, tmp_path: Path) -> None:
     """Frames, transcripts and Whisper's encoder take the weights of their folds as well."""
     from mer_plugins.samples import sample_clips
-    from support.checkpoints import whisper
 
-    model = whisper(tmp_path / "model") if name == "whisper" else base(name)
+    model = base(name)
     folder = lora(tmp_path / "a", model, {"fold-0": 1, "fold-1": 2})
     found = find_extractor(card)
     clips = sample_clips(tmp_path, found.modality)[:3]

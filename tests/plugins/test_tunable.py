@@ -23,7 +23,6 @@ from mer_plugins.errors import PluginError
 from mer_plugins.host import find_extractor, make_extractor
 from mer_plugins.samples import sample_clips
 from mer_plugins.tunable import Method, Tunable
-from support.checkpoints import whisper
 from support.tiny import MAKERS
 
 FAMILIES = [*MAKERS, "whisper"]
@@ -46,16 +45,11 @@ def clips(root: Path) -> dict[str, list[Clip]]:
 
 
 @pytest.fixture(scope="module")
-def make(root: Path) -> Make:
+def make(base: Callable[[str], Path]) -> Make:
     """Return a maker of extractors on tiny checkpoints."""
 
     def extractor(name: str, layers: str | None = None, **extra: str) -> Any:
-        folder = root / "models" / name
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            maker: Any = whisper if name == "whisper" else MAKERS[name]
-            maker(folder)
-        return make_extractor(find_extractor(name), options_of(folder, name, layers, **extra))
+        return make_extractor(find_extractor(name), options_of(base(name), name, layers, **extra))
 
     return extractor
 
@@ -161,7 +155,9 @@ for name, method, model, extra in json.loads(sys.argv[2]):
 
 
 @pytest.fixture(scope="module")
-def extracted(root: Path, make: Make, clips: dict[str, list[Clip]]) -> tuple[Store, dict[Any, Any]]:
+def extracted(
+    root: Path, base: Callable[[str], Path], make: Make, clips: dict[str, list[Clip]]
+) -> tuple[Store, dict[Any, Any]]:
     """Tune every case, keep the adapters in a store, extract in another process; return what memory has."""
     store = Store.create(root / "store")
     store.clips.add({clip.key: clip for part in clips.values() for clip in part}.values())
@@ -177,7 +173,7 @@ def extracted(root: Path, make: Make, clips: dict[str, list[Clip]]) -> tuple[Sto
         folder = root / "adapters" / f"{name}-{method}"
         tunable.save(folder)
         adapters.add(store, folder, folder.name)
-        model = root / "models" / name
+        model = base(name)
         jobs.append((name, method, str(model), dict(options_of(model, name).extra)))
     command = [sys.executable, "-c", EXTRACT, str(root / "store"), json.dumps(jobs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -458,7 +454,7 @@ def test_methods_that_make_no_sense(fault: str) -> None:
         Method(**settings)
 
 
-def test_what_cannot_be_attached(make: Make, root: Path, extracted: Any) -> None:
+def test_what_cannot_be_attached(make: Make, root: Path, base: Callable[[str], Path], extracted: Any) -> None:
     """Layers, targets, quantisation and rows that an encoder does not have are named, with what it has."""
     for layers, message in (
         ((0,), "no block of hubert-large gives layer 0"),
@@ -481,7 +477,7 @@ def test_what_cannot_be_attached(make: Make, root: Path, extracted: Any) -> None
         Tunable.attach(make("baichuan-13b"), Method(), seed=0, quantize="3bit")
     with pytest.raises(PluginError, match="trains the weights themselves"):
         Tunable.attach(make("baichuan-13b"), Method(name="last"), seed=0, quantize="4bit")
-    folder = root / "models" / "hubert-large"
+    folder = base("hubert-large")
     options = Options(
         model=str(folder), adapter=adapters.read_folder(root / "adapters" / "hubert-large-lora")
     )

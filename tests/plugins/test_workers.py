@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def test_two_processes_are_as_one(store: Store, tmp_path: Path, monkeypatch: pyt
         assert all(ours[key].tobytes() == theirs[key].tobytes() for key in sorted(theirs.keys()))
         assert dict(store.features.quarantine(name)) == dict(single.features.quarantine(name))
     assert sum("features" in str(commit) for commit in store.log()) >= 2
+
+
+def test_a_plan_that_was_looked_at_is_kept_to(store: Store) -> None:
+    """With a plan given, it is that plan which is dealt out, and nothing is planned again."""
+    request = Request(plugin="prosody")
+    planned = plan(store, replace(request, keys=("k0", "k7")))
+    report = extract_in_processes(store, request, ("cpu", "cpu"), planned=planned)
+    assert (report.planned, report.done) == (2, 2)
+    assert sorted(store.features["prosody-UTT"].keys()) == ["k0", "k7"]
 
 
 def test_an_error_in_one_stops_all(install: Callable[..., None], tmp_path: Path) -> None:
