@@ -166,7 +166,7 @@ def plan(store: "Store", request: Request) -> Plan:
         done=len(having) - len(absent),
         quarantined=len(absent) - len(wanted),
         frame_hz=request.frame_hz,
-        notices=_unlike_tuning(options, extractor),
+        notices=(*_unknown_labels(options), *_unlike_tuning(options, extractor)),
     )
 
 
@@ -250,6 +250,15 @@ def _with_adapter(store: "Store", card: ExtractorCard, request: Request) -> Opti
             "leave --adapter out; a projection goes onto stored features: mer-fs derive SPACE --adapter NAME",
         )
     return replace(request.options, adapter=adapters.find(store, which))
+
+
+def _unknown_labels(options: Options) -> tuple[str, ...]:
+    """Tell that lineage cannot know the labels behind an adapter that is not in the store."""
+    if options.adapter is None or options.adapter.ref:
+        return ()
+    told = f"adapter {options.adapter.name} is used from its folder, so the store will not know which labels "
+    told += "these features have seen; take it in: mer-fs adapters add FOLDER --as NAME --labels LAYER, and "
+    return (f"{told}extract with --adapter NAME",)
 
 
 def _unlike_tuning(options: Options, extractor: Extractor[Any]) -> tuple[str, ...]:

@@ -34,8 +34,9 @@ def extract_in_processes(
     devices: Sequence[str],
     how: How | None = None,
     progress: Progress | None = None,
+    planned: Plan | None = None,
 ) -> ExtractReport:
-    """Plan and extract, with a process per device.
+    """Extract with a process per device.
 
     On CPUs the cores are shared out, unless `OMP_NUM_THREADS` says how many threads a process has: with that
     equal, features are those of a single process to the last bit, otherwise torch may round the last one
@@ -47,13 +48,14 @@ def extract_in_processes(
         devices: One per process, e.g. `("cuda:0", "cuda:1")` or `("cpu",) * 4`.
         how: How each process runs; `workers` are its decoding threads, 0 shares the cores out.
         progress: Told the sums.
+        planned: What `plan` makes of the request, where somebody has looked at it already.
 
     Raises:
         PluginError: A process died; the others have done and committed their shares.
         MerError: What stopped one of the processes; the others were told to stop, and committed.
     """
     how = how or How()
-    planned = plan(store, request)
+    planned = planned or plan(store, request)
     report = ExtractReport(
         spaces=planned.spaces,
         planned=len(planned.todo),

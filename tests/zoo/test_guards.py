@@ -116,6 +116,22 @@ def test_an_adapter_that_is_gone_is_told(store: Store) -> None:
     assert "which is gone" in plan(store, features=["tuned-UTT"]).notices[0]
 
 
+def test_an_adapter_from_a_folder_is_told(store: Store) -> None:
+    """A space made with an adapter that never was in the store is noticed, derived from or used itself."""
+    keys = [clip.key for clip in store.clips.select(split="train")]
+    facts: dict[str, Any] = {"modality": "audio", "level": "utt", "row_shape": (2,)}
+    made_by = {"plugin": "hubert-large", "adapter": {"type": "LORA", "sha256": "0"}}
+    for name, more in (("own", {"made_by": made_by}), ("derived", {"parents": ("features/own-UTT",)})):
+        with store.features.writer(SpaceSpec(name=f"{name}-UTT", **facts, **more)) as writer:
+            for key in keys:
+                writer.add(key, np.ones(2, np.float32))
+    for name in ("own-UTT", "derived-UTT"):
+        (notice,) = plan(store, features=[name]).notices
+        assert notice.startswith("own-UTT was made with an adapter that is not in the store")
+    with pytest.raises(Leak, match="mer-fs adapters add FOLDER"):
+        plan(store, features=["derived-UTT"], strict=True)
+
+
 def told(store: Store, **options: Any) -> list[str]:
     """Return the notices of a plan that are about copies."""
     return [n for n in plan(store, **options).notices if "cop" in n]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mer_zoo.runs import Run
     from mer_zoo.spaces import Inputs
 
-_ADAPTERS = "adapters/"
+_ADAPTERS, _FEATURES = "adapters/", "features/"
 _SHOWN = 3
 
 
@@ -56,7 +56,8 @@ def tuned_on_validation(store: "Store", inputs: "Inputs", validated: Iterable[st
     """Name the adapters under these features that were tuned on labels of clips now validated on."""
     keys, found = set(validated), []
     for chosen in inputs.chosen.values():
-        above = ancestors(store.snapshot, f"features/{chosen.space}")
+        above = ancestors(store.snapshot, f"{_FEATURES}{chosen.space}")
+        found += _from_elsewhere(store, {f"{_FEATURES}{chosen.space}", *above})
         for ref in sorted(ref for ref in above if ref.startswith(_ADAPTERS)):
             name = ref.removeprefix(_ADAPTERS)
             if name not in store.adapters:
@@ -71,6 +72,20 @@ def tuned_on_validation(store: "Store", inputs: "Inputs", validated: Iterable[st
                     f"{len(keys)} clips now validated on ({_some(seen)}): their scores will be too good"
                 )
     return found
+
+
+def _from_elsewhere(store: "Store", refs: Iterable[str]) -> list[str]:
+    """Name the spaces among these that were extracted with an adapter from a folder."""
+    names = sorted(ref.removeprefix(_FEATURES) for ref in refs if ref.startswith(_FEATURES))
+    return [
+        f"{name} was made with an adapter that is not in the store, so nobody knows which labels it was "
+        "tuned on: take it in (mer-fs adapters add FOLDER --as NAME --labels LAYER), and extract with "
+        "--adapter NAME into another space"
+        for name in names
+        if name in store.features
+        and "adapter" in store.features[name].spec.made_by
+        and not any(ref.startswith(_ADAPTERS) for ref in ancestors(store.snapshot, f"{_FEATURES}{name}"))
+    ]
 
 
 def labels_seen(store: "Store", adapter: "Bundle") -> set[str]:

@@ -71,9 +71,9 @@ def extract(store_url: str, dry_run: bool, **said: Any) -> None:
 
     warn_of_broken()
     said["plugin"] = without_model(said["plugin"], said)
-    store, devices = open_store(store_url), _devices(said)
+    store, devices, request = open_store(store_url), _devices(said), _request(said)
     if dry_run:
-        planned = pipeline.plan(store, _request(said))
+        planned = pipeline.plan(store, request)
         print_notices(planned.notices)
         emit(planned.as_json(), lambda: _show_plan(planned))
         return
@@ -82,10 +82,10 @@ def extract(store_url: str, dry_run: bool, **said: Any) -> None:
         def told(stage: str, done: int, failed: int, total: int) -> None:  # noqa: ARG001 - `Progress`
             tell(done + failed, total)
 
-        planned = pipeline.plan(store, _request(said))
+        planned = pipeline.plan(store, request)
         print_notices(planned.notices)
         if devices:
-            report = workers.extract_in_processes(store, _request(said), devices, _how(said), told)
+            report = workers.extract_in_processes(store, request, devices, _how(said), told, planned)
         else:
             report = pipeline.extract(store, planned, _how(said), told)
     emit(report.as_json(), lambda: _show_report(report))
