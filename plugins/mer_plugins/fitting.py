@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from mer_plugins.adapter_files import CARD, PROJECTION
 from mer_plugins.adapters import keep
-from mer_plugins.deriving import Project, find_source, meaning, pieces, project, stem_of
+from mer_plugins.deriving import find_source, pieces, project
 from mer_plugins.errors import PluginError
+from mer_plugins.operations import Project, meaning
+from mer_plugins.plan import stem_of
 from mer_plugins.projection import Projection
 
 if TYPE_CHECKING:

@@ -180,9 +180,7 @@ def specs_of(card: ExtractorCard, extractor: Extractor[Any], request: Request) -
     levels = check_levels(card, request.levels)
     if request.frame_hz is not None:
         _check_rate(card, extractor, levels, request.frame_hz)
-    stem = request.name or card.name
-    for suffix in LEVEL_SUFFIX.values():
-        stem = stem.removesuffix(f"-{suffix}")
+    stem = stem_of(request.name or card.name)
     common = {"plugin": card.name, "version": extractor.version, **extractor.made_by()}
     return tuple(
         SpaceSpec(
@@ -196,6 +194,13 @@ def specs_of(card: ExtractorCard, extractor: Extractor[Any], request: Request) -
         )
         for level in levels
     )
+
+
+def stem_of(name: str) -> str:
+    """Return a name without `-UTT` or `-FRA`."""
+    for suffix in LEVEL_SUFFIX.values():
+        name = name.removesuffix(f"-{suffix}")
+    return name
 
 
 def _pooled(extractor: Extractor[Any], level: Level, frame_hz: float | None) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from mer_featurestore.errors import FingerprintMismatch, UnknownName
 from mer_featurestore.lineage import ancestors, lineage
 from mer_plugins import deriving, fitting
 from mer_plugins.contract import Options
-from mer_plugins.deriving import Mix, Pool, Project, derive, mix, project
+from mer_plugins.deriving import derive, mix, project
 from mer_plugins.errors import PluginError
 from mer_plugins.fitting import Fit, fitted, keep_projection, statistics
+from mer_plugins.operations import Mix, Pool, Project
 from mer_plugins.pipeline import Request, extract, plan
 from mer_plugins.pooling import pool_rows
 from mer_plugins.projection import Projection

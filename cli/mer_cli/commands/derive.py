@@ -10,7 +10,8 @@ from mer_cli.progress import progress
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
-    from mer_plugins.deriving import DeriveReport, Operation
+    from mer_plugins.deriving import DeriveReport
+    from mer_plugins.operations import Operation
 
 INTERRUPTED = 130
 _WAYS = ("adapter", "pca", "standardise", "layers", "pool")
@@ -72,14 +73,14 @@ def derive(
 def _operation(
     store: "Store", source: str, name: str, splits: tuple[str, ...], said: dict[str, Any]
 ) -> "Operation":
-    from mer_plugins import deriving, fitting
+    from mer_plugins import deriving, fitting, operations
 
     if said["adapter"]:
         return deriving.project(store, said["adapter"])
     if said["layers"]:
         return deriving.mix(store, source, said["layers"])
     if said["pool"]:
-        return deriving.Pool(said["pool"])
+        return operations.Pool(said["pool"])
     method = "pca" if said["pca"] else "standardise"
     fit = fitting.Fit(method=method, components=said["pca"] or 0, whiten=said["whiten"], splits=splits)
     return fitting.fitted(store, source, name, fit, command=command_line())
