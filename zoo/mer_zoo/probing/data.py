@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mer_featurestore.errors import UnknownName, suggest
 from mer_featurestore.records import Ragged
+from mer_plugins.deriving import find_source
 from mer_zoo.data import pool
 from mer_zoo.errors import ZooError
 from mer_zoo.folds import check_classes, make_folds
@@ -157,11 +157,7 @@ def find_space(store: "Store", space: str) -> "FeatureSpace":
     Raises:
         UnknownName: There is none.
     """
-    name = space.partition(":")[0]
-    if name not in store.features:
-        remedy = suggest(name, store.features) if len(store.features) else "extract some: mer-fs extract …"
-        raise UnknownName("feature space", name, store.features, remedy)
-    return store.features[name]
+    return find_source(store, space.partition(":")[0])
 
 
 def _places(spec: "SpaceSpec", space: str, places: Sequence[int] | None) -> list[int] | None:

@@ -1,6 +1,6 @@
 """Training all probes at once: one stack of layers x folds x seeds, and one of mixes x folds x seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from mer_zoo.stacked import MOST, Stack
 from mer_zoo.training import Member, Targets, Task, check_finite
 
 Told = Callable[[int, int], None]
+Job = Mapping[str, int]
 _WEIGHTS = 2**26  # parameters of one stack at most: 256 MB, and Adam keeps two more of each
 _DROPOUT = 0.3  # of a probe with a hidden layer, as the model `mlp` has it
 
@@ -96,7 +97,7 @@ def fit_layers(data: ProbeData, course: Course, told: Told | None = None) -> NDA
     rows, parts = data.rows.to(device), _parts(data, course)
     _, count, width = rows.shape
     statistics = [_standard(rows[part.train.to(device)]) for part in parts]
-    jobs = [(layer, p) for layer in range(count) for p in range(len(parts))]
+    jobs = [{"layer": layer, "part": p} for layer in range(count) for p in range(len(parts))]
     found = np.empty((count, *data.fold.shape, len(data.chosen.classes)), np.float32)
     targets = _targets(data).to(device)
 
@@ -107,14 +108,16 @@ def fit_layers(data: ProbeData, course: Course, told: Told | None = None) -> NDA
         return Prepared(_probe(width, data, course), own).to(device)
 
     table = _table(rows.view(-1, width))
-    chunks = _chunks(jobs, _size(_probe(width, data, course)))
-    for c, chunk in enumerate(chunks):
-        layer = torch.tensor([layer for layer, _ in chunk], device=device)
-        features = LayeredFeatures(data.chosen.keys, {INPUT: table}, layer, count)
-        members = [_member(parts[p], course, {"layer": layer_, "part": p}) for layer_, p in chunk]
-        stack = _train(ProbeTask(features, targets, build), members, _progress(told, c, len(chunks)))
-        for (layer_, p), logits in zip(chunk, stack.validation_logits(), strict=True):
-            found[layer_, parts[p].seed, parts[p].valid.numpy()] = logits.cpu().numpy()
+
+    def task(chunk: Sequence[Job]) -> ProbeTask:
+        layer = torch.tensor([job["layer"] for job in chunk], device=device)
+        return ProbeTask(LayeredFeatures(data.chosen.keys, {INPUT: table}, layer, count), targets, build)
+
+    size = _size(_probe(width, data, course))
+    for chunk, stack in _stacks(jobs, size, task, parts, course, told):
+        for job, logits in zip(chunk, stack.validation_logits(), strict=True):
+            part = parts[job["part"]]
+            found[job["layer"], part.seed, part.valid.numpy()] = logits.cpu().numpy()
     return found
 
 
@@ -141,12 +144,12 @@ def fit_mix(data: ProbeData, course: Course, told: Told | None = None) -> Mixed:
         own = {name: value.clone() for name, value in statistics[params["part"]].items()}
         return Prepared(LayerMix(own, _probe(width, data, course)), {}).to(device)
 
-    chunks = _chunks(list(range(len(parts))), width * count**2 + _size(_probe(width, data, course)))
-    for c, chunk in enumerate(chunks):
-        members = [_member(parts[p], course, {"part": p}) for p in chunk]
-        stack = _train(ProbeTask(features, targets, build), members, _progress(told, c, len(chunks)))
-        for p, logits in zip(chunk, stack.validation_logits(), strict=True):
-            found[parts[p].seed, parts[p].valid.numpy()] = logits.cpu().numpy()
+    jobs = [{"part": p} for p in range(len(parts))]
+    task, size = ProbeTask(features, targets, build), width * count**2 + _size(_probe(width, data, course))
+    for chunk, stack in _stacks(jobs, size, lambda _: task, parts, course, told):
+        for job, logits in zip(chunk, stack.validation_logits(), strict=True):
+            part = parts[job["part"]]
+            found[part.seed, part.valid.numpy()] = logits.cpu().numpy()
         scores = torch.stack([stack.state(row)["model.score"] for row in range(len(chunk))])
         shares.append(share_of(scores).double())
     share = torch.cat(shares).mean(0)
@@ -171,7 +174,7 @@ def _parts(data: ProbeData, course: Course) -> list[_Part]:
     return found
 
 
-def _member(part: _Part, course: Course, params: Mapping[str, int]) -> Member:
+def _member(part: _Part, course: Course, params: Job) -> Member:
     return Member(
         name=" ".join(["the probe of", *(f"{name} {value}" for name, value in params.items())]),
         train=part.train, valid=part.valid, seed=part.start, params=params,
@@ -207,10 +210,29 @@ def _standard(rows: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 1.0)
 
 
-def _chunks(jobs: Sequence[Any], weights: int) -> list[Sequence[Any]]:
-    """Divide jobs into stacks that fit into memory; which ones share a stack changes nothing."""
+def _stacks(
+    jobs: Sequence[Job],
+    weights: int,
+    task: Callable[[Sequence[Job]], ProbeTask],
+    parts: Sequence[_Part],
+    course: Course,
+    told: Told | None,
+) -> Iterator[tuple[Sequence[Job], Stack]]:
+    """Train jobs in stacks that fit into memory, which changes nothing; yield each with its jobs.
+
+    Args:
+        jobs: What each member is, by name; `part` is a number in `parts`.
+        weights: Of one member, about.
+        task: Makes the task of some of them.
+        parts: Folds of seeds.
+        course: How they are trained.
+        told: Called with epochs done and in all.
+    """
     size = max(1, min(MOST, _WEIGHTS // weights))
-    return [jobs[first : first + size] for first in range(0, len(jobs), size)]
+    chunks = [jobs[first : first + size] for first in range(0, len(jobs), size)]
+    for c, chunk in enumerate(chunks):
+        members = [_member(parts[job["part"]], course, job) for job in chunk]
+        yield chunk, _train(task(chunk), members, _progress(told, c, len(chunks)))
 
 
 def _train(task: Task, members: Sequence[Member], told: Told) -> Stack:
