@@ -156,6 +156,52 @@ def test_broken_files_are_quarantined_and_the_rest_is_done(store: Store, tmp_pat
     assert store.commit == commit
 
 
+def test_one_odd_clip_does_not_keep_the_others_out(store: Store, tmp_path: Path) -> None:
+    """Frames of different lengths, and headers that promise terabytes or do not parse: quarantined."""
+    path = folder(tmp_path / "f-FRA", FRA)
+    for key in ("a", "b"):
+        (path / f"{key}.npy").unlink()
+    (path / "a").mkdir()
+    for frame in (1, 2):
+        np.save(path / "a" / f"{frame}.npy", np.ones(frame))
+    with (path / "b.npy").open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 4)}
+        np.lib.format.write_array_header_1_0(file, header)
+    broken = (path / "b.npy").read_bytes().replace(b"}", b" ")
+    (path / "d.npy").write_bytes(broken)
+    report = import_space(store, open_source("mertools", path), "f", "video", CREATE)
+    assert (report.added, set(report.quarantined)) == (1, {"a", "b", "d"})
+    assert "have different lengths" in report.quarantined["a"]
+
+
+def test_two_files_of_one_clip_are_refused(tmp_path: Path) -> None:
+    """A file beside a folder of frames of the same name: neither is chosen silently."""
+    path = folder(tmp_path / "f-FRA", FRA)
+    folder(path / "a", UTT)
+    with pytest.raises(BadInput, match="clip 'a' occurs twice"):
+        open_source("mertools", path)
+
+
+@pytest.mark.parametrize("form", ["npz", "parquet", "hdf5"])
+def test_whatever_is_damaged_in_a_file_the_error_names_it(tmp_path: Path, form: str) -> None:
+    """Flipped bits and a file that is cut: an error of ours with the path, or data, never a codec's own."""
+    path = tmp_path / f"feats.{form}"
+    write = {"parquet": parquet, "hdf5": hdf5, "npz": lambda p, arrays: raw(p, np.savez_compressed, **arrays)}
+    write[form](path, FRA)
+    data = path.read_bytes()
+    for _ in range(300):
+        harmed = bytearray(data)
+        harmed[RNG.integers(len(data))] ^= 1 << int(RNG.integers(8))
+        path.write_bytes(harmed[: None if RNG.random() < 0.8 else RNG.integers(len(data))])
+        found = None
+        try:
+            source = open_source(form, path)
+            list(source.items(frozenset(source.keys)))
+        except BadInput as error:
+            found = error
+        assert found is None or path.name in found.message
+
+
 def test_infinite_values_can_be_set_to_zero(store: Store, tmp_path: Path) -> None:
     """As MMSA does with COVAREP features; the fingerprint says so."""
     path = npz(tmp_path / "z.npz", {"a": np.array([1, -np.inf, np.nan])})
@@ -394,6 +440,7 @@ def test_a_hostile_mmsa_file_is_refused_and_stores_nothing(store: Store, tmp_pat
         ({"id": ["x", "x"]}, "clip 'x' occurs twice"),
         ({"audio": [["a"], ["b"]]}, "audio holds list"),
         ({"audio": np.array([["a"], ["b"]])}, "is of type <U1"),
+        ({"audio": 5}, r"feature.pkl cannot be read: .* it must have the layout that MMSA reads"),
     ],
 )
 def test_mmsa_files_that_are_not_whole(store: Store, tmp_path: Path, changes: Any, message: str) -> None:

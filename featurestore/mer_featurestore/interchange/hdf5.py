@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mer_featurestore.content import file_hash
 from mer_featurestore.errors import BadInput
-from mer_featurestore.interchange.sources import Items, Source, make_source, numbers
+from mer_featurestore.interchange.sources import Items, Source, make_source, numbers, readable
 from mer_featurestore.records import Level
 
 
@@ -52,10 +52,14 @@ def from_hdf5(path: Path, *, member: str | None = None, level: Level | None = No
         with h5py.File(path, "r") as file:
             for key, name in chosen.items():
                 if key in wanted:
+                    where = f"{path}, dataset {name}"
                     try:
-                        yield key, _read(file[name], f"{path}, dataset {name}")
+                        with readable(where):
+                            array = _read(file[name], where)
                     except BadInput as error:
                         yield key, error
+                    else:
+                        yield key, array
 
     facts = {"member": member} if member else {}
     return make_source("hdf5", path, list(chosen), items, level=level, content=file_hash(path), facts=facts)
@@ -70,13 +74,8 @@ def _datasets(path: Path) -> list[str]:
         if isinstance(thing, h5py.Dataset):
             found.append(name)
 
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)  # hard links only: soft and external ones are left alone
-    except FileNotFoundError:
-        raise BadInput(f"no such file: {path}", "check the path") from None
-    except OSError as error:
-        raise BadInput(f"{path} is not an HDF5 file: {error}", "check the file") from None
+    with readable(str(path), "is not an HDF5 file"), h5py.File(path, "r") as file:
+        file.visititems(visit)  # hard links only: soft and external ones are left alone
     return found
 
 
@@ -85,7 +84,4 @@ def _read(dataset: Any, where: str) -> NDArray[Any]:
         raise BadInput(f"{where} has its bytes in other files", "copy them into this one")
     if dataset.dtype.kind not in "fiu":
         raise BadInput(f"{where} is of type {dataset.dtype}", "features are numbers")
-    try:
-        return numbers(np.asarray(dataset[()]), where)
-    except OSError as error:
-        raise BadInput(f"{where} cannot be read: {error}", "check the file") from None
+    return numbers(np.asarray(dataset[()]), where)

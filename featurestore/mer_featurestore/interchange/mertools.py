@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from mer_featurestore.errors import BadInput
 from mer_featurestore.interchange.safe_pickle import read_pickle
-from mer_featurestore.interchange.sources import Items, Source, load_npy, make_source, numbers, tree_hash
+from mer_featurestore.interchange.sources import (
+    Items,
+    Source,
+    check_unique,
+    load_npy,
+    make_source,
+    numbers,
+    readable,
+    tree_hash,
+)
 from mer_featurestore.records import LEVEL_SUFFIX, Level
 
 _CORPUS = "_corpus"
@@ -36,7 +45,10 @@ def from_mertools(
     """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder", "name the folder of .npy files, e.g. hubert-large-UTT")
-    clips = {(p.stem if p.suffix == ".npy" else p.name): p for p in sorted(folder.iterdir()) if _is_clip(p)}
+    paths = [path for path in sorted(folder.iterdir()) if _is_clip(path)]
+    keys = [path.stem if path.suffix == ".npy" else path.name for path in paths]
+    check_unique(folder, keys)  # a.npy beside a folder a
+    clips = dict(zip(keys, paths, strict=True))
     if not clips:
         inner = sorted(p.name for p in folder.iterdir() if p.is_dir())
         remedy = f"name one of the folders in it, e.g. {folder / inner[0]}" if inner else "check the path"
@@ -49,9 +61,11 @@ def from_mertools(
         for key, path in clips.items():
             if key in wanted:
                 try:
-                    yield key, numbers(_load(path), str(path))
+                    array = numbers(_load(path), str(path))
                 except BadInput as error:
                     yield key, error
+                else:
+                    yield key, array
 
     content = tree_hash(folder, files, progress)
     return make_source(
@@ -75,7 +89,10 @@ def _is_clip(path: Path) -> bool:
 def _load(path: Path) -> NDArray[Any]:
     if path.is_file():
         return load_npy(path)
-    return np.stack([np.ravel(load_npy(frame)) for frame in sorted(path.glob("*.npy"))])
+    frames = [np.ravel(load_npy(frame)) for frame in sorted(path.glob("*.npy"))]
+    if len({len(frame) for frame in frames}) > 1:
+        raise BadInput(f"the frames in {path} have different lengths", "every frame must have the same")
+    return np.stack(frames)
 
 
 def read_label_npz(path: Path, *, classes: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
@@ -91,19 +108,12 @@ def read_label_npz(path: Path, *, classes: Sequence[str] | None = None) -> dict[
     Raises:
         BadInput: The file is not readable, of another form, or would execute code.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            corpora = {
-                name.removesuffix(".npy"): _read_member(archive, name, path)
-                for name in archive.namelist()
-                if name.endswith(".npy")
-            }
-    except BadInput:
-        raise
-    except FileNotFoundError:
-        raise BadInput(f"no such file: {path}", "check the path") from None
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
-        raise BadInput(f"{path} is not an .npz file: {error}", "check the file") from None
+    with readable(str(path), "is not an .npz file"), zipfile.ZipFile(path) as archive:
+        corpora = {
+            name.removesuffix(".npy"): _read_member(archive, name, path)
+            for name in archive.namelist()
+            if name.endswith(".npy")
+        }
     splits = {n.removesuffix(_CORPUS): _labels(c, f"{path}, {n}", classes) for n, c in corpora.items()}
     if not any(splits.values()):
         raise BadInput(f"{path} holds no labels", "it must map clips to {'emo': class}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mer_featurestore.content import file_hash
 from mer_featurestore.errors import BadInput
 from mer_featurestore.interchange.safe_pickle import load_pickle
-from mer_featurestore.interchange.sources import Items, Source, check_unique, make_source, numbers
+from mer_featurestore.interchange.sources import Items, Source, check_unique, make_source, numbers, readable
 from mer_featurestore.records import Clip, Modality
 
 MEMBERS: dict[str, Modality] = {"audio": "audio", "vision": "video", "text": "text"}
@@ -48,7 +48,11 @@ def read_mmsa(path: Path, *, corpus: str = "") -> MmsaFile:
     Raises:
         BadInput: It names anything but numpy arrays and plain containers, or has another layout.
     """
-    document = load_pickle(path)
+    with readable(str(path), remedy="it must have the layout that MMSA reads"):
+        return _file(path, load_pickle(path), corpus)
+
+
+def _file(path: Path, document: Any, corpus: str) -> MmsaFile:
     if not isinstance(document, dict):
         raise BadInput(f"{path} holds a {type(document).__name__}", "it must be the dict that MMSA reads")
     parts = {"": document} if "id" in document else {str(k): v for k, v in document.items() if v}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mer_featurestore.content import file_hash
 from mer_featurestore.errors import BadInput
-from mer_featurestore.interchange.sources import Items, Source, make_source, numbers
+from mer_featurestore.interchange.sources import Items, Source, make_source, numbers, readable
 from mer_featurestore.records import Level
 
 if TYPE_CHECKING:
@@ -29,21 +29,16 @@ def need_pyarrow() -> Any:
 def open_parquet(path: Path) -> Any:
     """Open a Parquet file; BadInput when it is not there or not Parquet."""
     parquet = need_pyarrow()
-    import pyarrow as pa
-
-    try:
+    with readable(str(path), "is not a Parquet file"):
         return parquet.ParquetFile(path)
-    except FileNotFoundError:
-        raise BadInput(f"no such file: {path}", "check the path") from None
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{path} is not a Parquet file: {error}", "check the path") from None
 
 
 def read_columns(path: Path) -> dict[str, list[Any]]:
     """Return a flat table, column -> values; BadInput for columns that are lists or structures."""
     import pyarrow.types
 
-    table = open_parquet(path).read()
+    with readable(str(path)):
+        table = open_parquet(path).read()
     nested = [f.name for f in table.schema if pyarrow.types.is_nested(f.type)]
     if nested:
         raise BadInput(
@@ -77,13 +72,15 @@ def from_parquet(path: Path, *, member: str | None = None, level: Level | None =
             f"{path} has {len(lists)} columns of lists: {', '.join(lists) or 'none'}",
             "choose one with --member NAME" if lists else "one column must hold the features",
         )
-    keys = [str(key) for key in open_parquet(path).read(columns=["key"]).column("key").to_pylist()]
+    with readable(str(path)):
+        keys = [str(key) for key in open_parquet(path).read(columns=["key"]).column("key").to_pylist()]
 
     def items(wanted: Container[str]) -> Items:
-        for batch in open_parquet(path).iter_batches(batch_size=256, columns=["key", column]):
-            for key, values in zip(batch.column("key").to_pylist(), batch.column(column), strict=True):
-                if str(key) in wanted:
-                    yield str(key), _to_array(values, f"{path}, clip {key}")
+        with readable(str(path)):
+            for batch in open_parquet(path).iter_batches(batch_size=256, columns=["key", column]):
+                for key, values in zip(batch.column("key").to_pylist(), batch.column(column), strict=True):
+                    if str(key) in wanted:
+                        yield str(key), _to_array(values, f"{path}, clip {key}")
 
     facts = {"member": column}
     return make_source("parquet", path, keys, items, level=level, content=file_hash(path), facts=facts)

@@ -1,7 +1,7 @@
 """Features as they lie outside the store: what an importer hands over, and the plain numpy formats."""
 
+import contextlib
 import hashlib
-import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.content import file_hash, hash_files
-from mer_featurestore.errors import BadInput
+from mer_featurestore.errors import BadInput, MerError
 from mer_featurestore.records import Level
 
 Items = Iterator[tuple[str, "NDArray[Any] | BadInput"]]
@@ -55,6 +55,19 @@ class Source:
                 **self.facts,
             }
         }
+
+
+@contextlib.contextmanager
+def readable(what: str, problem: str = "cannot be read", remedy: str = "check the file") -> Iterator[None]:
+    """Turn what libraries raise for a damaged file into BadInput: `<what> <problem>: <why>`."""
+    try:
+        yield
+    except MerError:
+        raise
+    except FileNotFoundError as error:
+        raise BadInput(f"no such file: {error.filename or what}", "check the path") from None
+    except Exception as error:  # noqa: BLE001 - decoders raise anything for bytes that do not decode
+        raise BadInput(f"{what} {problem}: {error}", remedy) from None
 
 
 def make_source(
@@ -130,12 +143,8 @@ def load_npy(path: Path) -> NDArray[Any]:
     Raises:
         BadInput: It is missing, damaged, or holds objects.
     """
-    try:
+    with readable(str(path)):
         return np.asarray(np.load(path, allow_pickle=False))
-    except FileNotFoundError:
-        raise BadInput(f"no such file: {path}", "check the path") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise BadInput(f"{path} cannot be read: {error}", "check the file") from None
 
 
 def from_npy(path: Path, keys: Sequence[str], *, level: Level | None = None) -> Source:
@@ -162,26 +171,29 @@ def from_npz(path: Path, *, level: Level | None = None) -> Source:
     Raises:
         BadInput: The file is not readable, or an array holds objects.
     """
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise BadInput(f"no such file: {path}", "check the path") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} is not an .npz file: {error}", "check the file") from None
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise BadInput(f"{path} is not an .npz file", "import a matrix with: mer-fs import npy")
-    with archive:
+    with _opened(path) as archive:
         if {"keys", "data"} <= set(archive.files):
             return _packed(path, archive, level)
         keys = tuple(archive.files)
 
     def items(wanted: Container[str]) -> Items:
-        with np.load(path, allow_pickle=False) as opened:
+        with _opened(path) as archive:
             for key in keys:
                 if key in wanted:
-                    yield key, _member(opened, key, path)
+                    yield key, _member(archive, key, path)
 
     return make_source("npz", path, keys, items, level=level, content=file_hash(path))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    # numpy leaves a file open that it opened itself and finds to be no archive.
+    with readable(str(path), "is not an .npz file"), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise BadInput(f"{path} is not an .npz file", "import a matrix with: mer-fs import npy")
+        with archive:
+            yield archive
 
 
 def _packed(path: Path, archive: Any, level: Level | None) -> Source:
@@ -191,7 +203,7 @@ def _packed(path: Path, archive: Any, level: Level | None) -> Source:
         _need(_member(archive, "offsets", path)) if "offsets" in archive.files else np.arange(len(keys) + 1)
     )
     whole = offsets.shape == (len(keys) + 1,) and offsets.dtype.kind in "iu"
-    if not whole or (np.diff(offsets) < 0).any() or offsets[0] != 0 or offsets[-1] != len(data):
+    if not whole or (offsets[1:] < offsets[:-1]).any() or offsets[0] != 0 or offsets[-1] != len(data):
         raise BadInput(f"{path}: offsets do not fit {len(keys)} keys and {len(data)} rows", "export it again")
 
     def items(wanted: Container[str]) -> Items:
@@ -205,9 +217,10 @@ def _packed(path: Path, archive: Any, level: Level | None) -> Source:
 
 def _member(archive: Any, name: str, path: Path) -> "NDArray[Any] | BadInput":
     try:
-        return np.asarray(archive[name])
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        return BadInput(f"{path}, array {name}: {error}", "arrays of objects are not read")
+        with readable(f"{path}, array {name}", remedy="arrays of objects are not read"):
+            return np.asarray(archive[name])
+    except BadInput as error:
+        return error
 
 
 def _need(array: "NDArray[Any] | BadInput") -> NDArray[Any]:
