@@ -292,7 +292,7 @@ def pick_device(device: str) -> "torch.device":
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise PluginError(f"no device {device!r} here: {reason}", "say cpu, cuda or cuda:N") from error
 
 

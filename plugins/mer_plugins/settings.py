@@ -88,4 +88,6 @@ def check_options(card: ExtractorCard, options: Options) -> None:
     if options.trust_remote_code and not card.takes_code:
         raise PluginError(f"{card.name} never runs the code of a checkpoint", "leave --trust-remote-code out")
     if options.layers and not card.layers:
-        raise PluginError(f"{card.name} has no layers to choose from", "leave --layers out")
+        raise PluginError(
+            f"{card.name} has no layers to choose from", "only encoders have them: mer-fs plugins"
+        )

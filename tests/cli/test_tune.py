@@ -43,7 +43,7 @@ def test_tune_prints_the_folds_and_what_to_type_next(place: Path) -> None:
     """A table with a line per fold, what was left out, and a command that works as printed."""
     done = run(place, "hubert-large-lora", "--folds", "4")
     assert done.exit_code == 0, done.output
-    for told in ("fold-0", "fold-3", "all ", "held out, all folds", "1 clips left out", "k11: "):
+    for told in ("fold-0", "fold-3", "all ", "held out, all folds", "1 clip left out", "k11: "):
         assert told in done.output
     line = next(line for line in done.output.splitlines() if line.startswith("next: "))
     assert line == f"next: mer-fs extract --plugin hubert-large-lora --model {place / 'base'}"
@@ -77,6 +77,14 @@ def test_tune_as_json(place: Path) -> None:
     assert found["parts"][0]["valid"]["intervals"]["uar"]
     assert set(found["left_out"]) == {"k11"}
     assert "--plugin hubert-large --adapter mine --as mine" in found["extract"]
+
+
+def test_a_name_of_another_plugin(place: Path) -> None:
+    """An adapter that happens to be called as a plugin of another base is still given to its own base."""
+    for name in ("clip-vit-large-lora", "prosody"):
+        done = run(place, name, "--json")
+        assert done.exit_code == 0, done.output
+        assert f"--plugin hubert-large --adapter {name} --as {name}" in json.loads(done.stdout)["extract"]
 
 
 def test_a_taken_name_is_one_line(place: Path) -> None:

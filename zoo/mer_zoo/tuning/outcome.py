@@ -171,9 +171,11 @@ def _out_of_fold(job: Job, folders: Mapping[str, Path], name: str) -> Scores | N
 def _next(selection: Selection) -> str:
     """Return the command that extracts with the adapter."""
     request, options = selection.request, selection.request.options
-    named = extractor_cards().get(request.name)
-    said = ["mer-fs", "extract", "--plugin", request.name if named else request.plugin]
-    if not named:
+    card = extractor_cards().get(request.name)
+    # `hubert-large-lora` is a plugin that takes the adapter of its own name into its own base.
+    own = card is not None and (card.adapter, card.model) == (request.name, selection.card.model)
+    said = ["mer-fs", "extract", "--plugin", request.name if own else request.plugin]
+    if not own:
         said += ["--adapter", request.name, "--as", request.name]
     for flag, value in (
         ("--model", options.model),
