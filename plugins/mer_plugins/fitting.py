@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_featurestore.errors import NameTaken
+from mer_featurestore.records import LEVEL_SUFFIX
 from mer_plugins.adapter_files import CARD, PROJECTION
 from mer_plugins.adapters import keep
 from mer_plugins.deriving import find_source, pieces, project
@@ -65,6 +67,7 @@ def fitted(
 
     Raises:
         UnknownName: No such space or split.
+        NameTaken: There is a space of that name, made otherwise.
         PluginError: Too few rows or directions, a layer axis, no clips; or an adapter of that name that is
             something else.
     """
@@ -74,6 +77,8 @@ def fitted(
     if stem in store.adapters:
         _check_same(store, stem, wanted)
         return project(store, stem)
+    if (taken := f"{stem}-{LEVEL_SUFFIX[space.spec.level]}") in store.features:
+        raise NameTaken(f"there is a space {taken!r}, and no adapter {stem!r} made it", "choose another --as")
     if len(space.spec.row_shape) != 1:
         raise PluginError(f"{source} has a layer axis", "choose layers first: mer-fs derive --layers")
     keys = _keys(store, space, splits)

@@ -261,9 +261,11 @@ def _unknown_labels(options: Options) -> tuple[str, ...]:
     """Tell that lineage cannot know the labels behind an adapter that is not in the store."""
     if options.adapter is None or options.adapter.ref:
         return ()
-    told = f"adapter {options.adapter.name} is used from its folder, so the store will not know which labels "
-    told += "these features have seen; take it in: mer-fs adapters add FOLDER --as NAME --labels LAYER, and "
-    return (f"{told}extract with --adapter NAME",)
+    adapter = options.adapter
+    labels = "" if adapter.card.get("training") else " --labels LAYER"
+    told = f"adapter {adapter.name} is used from its folder, so the store will not know which labels these "
+    told += f"features have seen; take it in: mer-fs adapters add {adapter.folder} --as NAME{labels}"
+    return (f"{told}, and extract with --adapter NAME",)
 
 
 def _unlike_tuning(options: Options, extractor: Extractor[Any]) -> tuple[str, ...]:

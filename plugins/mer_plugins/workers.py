@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -168,15 +168,17 @@ def _work(told: Connection, url: str, request: Request, how: How) -> None:
     os.setpgrp()  # Ctrl-C in a terminal is for the parent, which passes it on
 
     def progress(stage: str, done: int, failed: int, total: int) -> None:  # noqa: ARG001 - the total is the parent's
-        told.send(("progress", (stage, done, failed)))
+        try:
+            told.send(("progress", (stage, done, failed)))
+        except BrokenPipeError:  # the parent was killed: commit what is whole, and end
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    try:
-        store = Store.open(url)
-        told.send(("report", extract(store, plan(store, request), how, progress)))
-    except MerError as error:
-        told.send(("error", error))
-    finally:
-        told.close()
+    with suppress(BrokenPipeError), told:
+        try:
+            store = Store.open(url)
+            told.send(("report", extract(store, plan(store, request), how, progress)))
+        except MerError as error:
+            told.send(("error", error))
 
 
 def _add_up(report: ExtractReport, parts: Sequence[ExtractReport]) -> None:

@@ -251,7 +251,7 @@ def test_labels_behind_a_folder_are_not_known(base: Callable, train: Train, stor
         plan(store, Request(plugin="hubert-large", options=options, adapter=which))
         for which in (str(folder), "a")
     )
-    assert "mer-fs adapters add" in loose.notices[0]
+    assert f"mer-fs adapters add {folder} --as NAME --labels LAYER" in loose.notices[0]
     assert (len(loose.notices), kept.notices) == (1, ())
     assert (loose.specs[0].parents, kept.specs[0].parents) == ((), ("adapters/a",))
     assert loose.specs[0].fingerprint == kept.specs[0].fingerprint

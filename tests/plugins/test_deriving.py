@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from mer_featurestore import Clip, SpaceSpec, Store
-from mer_featurestore.errors import FingerprintMismatch, UnknownName
+from mer_featurestore.errors import FingerprintMismatch, NameTaken, UnknownName
 from mer_featurestore.lineage import ancestors, lineage
 from mer_plugins import deriving, fitting
 from mer_plugins.contract import Options
@@ -291,6 +291,16 @@ def test_later_clips_get_the_same_components(store: Store) -> None:
     np.testing.assert_array_equal(store.features["pc-UTT"].matrix(["train-000"]), before)
     with pytest.raises(PluginError, match="components 2, asked for 3"):
         fitted(store, "x-UTT", "pc", Fit(method="pca", components=3))
+
+
+def test_nothing_is_fitted_for_a_name_that_is_taken(store: Store) -> None:
+    """Where a space of the name was made otherwise, it is refused before an adapter is kept."""
+    add(store, spec("own-UTT", (3,), made_by={"plugin": "own"}), {"train-000": np.ones(3)})
+    before = store.commit
+    for name in ("x", "own-UTT"):
+        with pytest.raises(NameTaken, match="choose another --as"):
+            fitted(store, "x-UTT", name, Fit(method="standardise"))
+    assert store.commit == before
 
 
 def test_out_of_core(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

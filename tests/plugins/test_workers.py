@@ -116,6 +116,25 @@ def test_asked_to_stop(install: Callable[..., None], tmp_path: Path) -> None:
     assert {int(key[1:]) % 2 for key in done} == {0, 1}
 
 
+def test_the_parent_is_killed(install: Callable[..., None], tmp_path: Path) -> None:
+    """Killed with SIGKILL, the parent leaves no process behind that goes on; they end without a traceback."""
+    install("odd")
+    store = Store.create(tmp_path / "store")
+    store.clips.add(Clip(key=f"k{n:03d}", text=str(n)) for n in range(400))
+    words = ["extract", "--plugin", "slow", "--procs", "2", "--commit-every", "1", "--store", store.url]
+    code = "from mer_cli.fs import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
+    before = store.journal.head()
+    while store.journal.head() < before + 4:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    _, err = process.communicate(timeout=60)  # until the last process that could write there has ended
+    assert "Traceback" not in err
+    store.refresh()
+    assert 4 <= len(store.features["slow-UTT"]) < 400
+
+
 def test_one_way_of_sharing(store: Store) -> None:
     """`--procs` and `--devices` together are refused."""
     words = ["extract", "--plugin", "prosody", "--procs", "2", "--devices", "cpu", "--store", store.url]

@@ -79,7 +79,7 @@ def _from_elsewhere(store: "Store", refs: Iterable[str]) -> list[str]:
     names = sorted(ref.removeprefix(_FEATURES) for ref in refs if ref.startswith(_FEATURES))
     return [
         f"{name} was made with an adapter that is not in the store, so nobody knows which labels it was "
-        "tuned on: take it in (mer-fs adapters add FOLDER --as NAME --labels LAYER), and extract with "
+        "tuned on: take it in (mer-fs adapters add FOLDER --as NAME), and extract with "
         "--adapter NAME into another space"
         for name in names
         if name in store.features
