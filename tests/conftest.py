@@ -58,7 +58,11 @@ def extract_composite(shared: Path, folder: Path) -> None:
         ("face-expression", "face-expression", None, {"face": "center"}),
     ):
         options = Options(model=str(shared / "models" / model), layers=layers, device="cpu", extra=extra)
-        extract(store, plan(store, Request(plugin=plugin, options=options, levels=("utt", "frame"))))
+        wanted = plan(store, Request(plugin=plugin, options=options, levels=("utt", "frame")))
+        failed = extract(store, wanted).failed
+        lost = {key: why for key, why in failed.items() if not key.startswith("broken_")}
+        # Two transcripts are empty. Any other failure would be blamed on the tests that read the features.
+        assert lost.keys() <= {"cp_0056", "cp_0397"}, f"{plugin}: {lost}"
 
 
 @pytest.fixture
