@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mer_featurestore.clips import AddReport, Clips
-from mer_featurestore.content import Progress, hash_clips
+from mer_featurestore.content import hash_clips
 from mer_featurestore.csvfile import Row, Table, map_columns, read_table
 from mer_featurestore.errors import BadInput, BadName
 from mer_featurestore.names import check_key
-from mer_featurestore.records import Clip
+from mer_featurestore.records import Clip, Progress
 
 __all__ = ["FIELDS", "AddReport", "Catalogue", "Clips", "read_catalogue"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mer_featurestore import texts
-from mer_featurestore.commits import RESTORE, Change, Entry
+from mer_featurestore.commits import Change, Entry
 from mer_featurestore.drafts import Draft
-from mer_featurestore.errors import BadInput, Damaged, MerError, UnknownName
+from mer_featurestore.errors import RESTORE, BadInput, Damaged, MerError, UnknownName
 from mer_featurestore.groups import Arrays, Group, open_group
 from mer_featurestore.names import check_key
 from mer_featurestore.records import MODALITIES, Clip, Modality

@@ -147,10 +147,12 @@ class Commit:
             document["remove"] = tuple(document["remove"])
             return cls(**document)
         except (KeyError, TypeError, AttributeError) as error:
-            raise Damaged(f"{name} is not a commit: {error}", RESTORE) from error
+            raise Damaged(f"{name} is not a commit: {error}", RESTORE_JOURNAL) from error
 
 
-RESTORE = "restore it from a copy; --at reads the commits before it, and `mer-fs verify` lists all damage"
+RESTORE_JOURNAL = (
+    "restore it from a copy; --at reads the commits before it, and `mer-fs verify` lists all damage"
+)
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
@@ -163,7 +165,9 @@ def unseal(data: bytes, name: str) -> dict[str, Any]:
     """Return the document that `seal` made; Damaged when the bytes are others."""
     start = len(_SEAL % bytes(64))
     if data[:start] != _SEAL % hashlib.sha256(data[start:]).hexdigest().encode():
-        raise Damaged(f"{name} is damaged or half-written ({len(data)} bytes): its checksum fails", RESTORE)
+        raise Damaged(
+            f"{name} is damaged or half-written ({len(data)} bytes): its checksum fails", RESTORE_JOURNAL
+        )
     document: dict[str, Any] = json.loads(data)
     del document["sha256"]
     return document

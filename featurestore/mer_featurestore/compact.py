@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_featurestore.checksums import verify_files
 from mer_featurestore.drafts import Draft
 from mer_featurestore.errors import UnknownName
 from mer_featurestore.fragments import Fragment, draft_fragment, spec_from_json
 from mer_featurestore.gather import fill
-from mer_featurestore.groups import BACKENDS, Blocks, row_bytes, verify_files
+from mer_featurestore.groups import BACKENDS, Blocks, row_bytes
 from mer_featurestore.journal import Change, Entry, Snapshot
 from mer_featurestore.positional import Reader
 

@@ -3,16 +3,13 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from mer_featurestore.errors import BadInput
-from mer_featurestore.records import Clip
-
-Progress = Callable[[int, int], None]
-"""Called with (files done, files in all)."""
+from mer_featurestore.records import Clip, Progress
 
 
 def content_hash(media: Sequence[str], text: str | None) -> str:

@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+RESTORE = "restore it from a copy, or remove and make it again; `mer-fs verify` lists all damage"
+"""What to do about damaged data."""
+
 
 class MerError(Exception):
     """Base of every error of this project that is meant for a person.

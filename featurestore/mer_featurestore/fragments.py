@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mer_featurestore import strings
 from mer_featurestore.drafts import Draft
-from mer_featurestore.errors import Damaged
+from mer_featurestore.errors import RESTORE, Damaged
 from mer_featurestore.groups import Blocks, Group, Layout, open_group
 from mer_featurestore.index import encode_keys, hash_keys
 from mer_featurestore.journal import Entry
@@ -140,9 +140,7 @@ class Fragment:
 
     def _require(self, fine: bool | np.bool_, name: str, problem: str) -> None:
         if not fine:
-            raise Damaged(
-                f"{name} of {self.entry.path} {problem}", "restore it from a copy, or extract again"
-            )
+            raise Damaged(f"{name} of {self.entry.path} {problem}", RESTORE)
 
 
 def draft_fragment(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mer_featurestore.errors import Damaged, UnknownName
+from mer_featurestore.checksums import checksums
+from mer_featurestore.errors import RESTORE, Damaged, UnknownName
 from mer_featurestore.names import fresh
 from mer_featurestore.storage import explained
 
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
     from mer_featurestore.storage import Storage
 
 BACKENDS = ("zarr", "hdf5")
-SINGLE_FILE = ""  # how `Entry.files` names the file of a group that is one file
 ROW_BLOCK = 1 << 22
 WRITE_STEP = 1 << 20
-RESTORE = "restore it from a copy, or remove it and extract again; `mer-fs verify` lists all damage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,41 +232,6 @@ def open_group(storage: "Storage", entry: "Entry") -> Group:
     return find_backend(entry.backend).open(storage, entry.path)
 
 
-def checksums(local: Path) -> dict[str, dict[str, Any]]:
-    """Return size and CRC-32C (8 hex digits) of a file, or of every file below a folder, by relative path."""
-    if local.is_file():
-        return {SINGLE_FILE: _facts(local)}
-    files = sorted(p for p in local.rglob("*") if p.is_file())
-    return {p.relative_to(local).as_posix(): _facts(p) for p in files}
-
-
-def verify_files(storage: "Storage", entry: "Entry") -> None:
-    """Read every file of a group and compare size and CRC-32C with what was committed.
-
-    Raises:
-        Damaged: A file is missing or not what was written; the message names it.
-    """
-    for name, facts in zip(entry.file_names(), entry.files.values(), strict=True):
-        try:
-            found = _facts(storage.local / name if storage.local else storage.read(name))
-        except FileNotFoundError:
-            raise Damaged(f"{name} is missing", RESTORE) from None
-        if found != {"size": facts["size"], "crc32c": facts["crc32c"]}:
-            what = f"{found['size']} bytes, CRC {found['crc32c']}"
-            raise Damaged(f"{name} is damaged: {what}, not {facts['size']} and {facts['crc32c']}", RESTORE)
-
-
-def _facts(source: Path | bytes) -> dict[str, Any]:
-    import google_crc32c
-
-    crc, size = 0, 0
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        while block := file.read(1 << 22):
-            crc = google_crc32c.extend(crc, block)
-            size += len(block)
-    return {"size": size, "crc32c": f"{crc:08x}"}
-
-
 def row_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
     """Return the bytes of one row of an array."""
     return int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -313,4 +277,4 @@ def write_all(file: io.RawIOBase, data: memoryview) -> None:
 def need_files(missing: Collection[str]) -> None:
     """Raise `Damaged` when files of a group are missing."""
     if missing:
-        raise Damaged(f"{min(missing)} is missing", "`mer-fs verify` lists what is broken")
+        raise Damaged(f"{min(missing)} is missing", RESTORE)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from mer_featurestore.commits import RESTORE, Change, Commit, Entry, seal, unseal
+from mer_featurestore.commits import RESTORE_JOURNAL, Change, Commit, Entry, seal, unseal
 from mer_featurestore.errors import Damaged, StoreError
 from mer_featurestore.snapshot import Snapshot
 from mer_featurestore.storage import Storage
@@ -96,7 +96,7 @@ class Journal:
             missing = next(
                 (n for n in map(commit_name, numbers) if not self.storage.exists(n)), commit_name(last)
             )
-            raise Damaged(f"{missing} is missing", RESTORE) from error
+            raise Damaged(f"{missing} is missing", RESTORE_JOURNAL) from error
         return [parse_commit(data, number) for data, number in zip(datas, numbers, strict=True)]
 
     def added_after(self, number: int) -> frozenset[str]:
@@ -179,7 +179,7 @@ class Journal:
         numbers = range(start.number + 1, last + 1)
         missing = sorted(set(numbers) - set(listed))
         if missing:
-            raise Damaged(f"{commit_name(missing[0])} is missing", RESTORE)
+            raise Damaged(f"{commit_name(missing[0])} is missing", RESTORE_JOURNAL)
         self._checkpoint_overdue = at is None and len(numbers) >= 2 * EVERY
         return start.advanced(self.read(start.number + 1, last))
 
@@ -216,7 +216,7 @@ def parse_commit(data: bytes, number: int) -> Commit:
     name = commit_name(number)
     commit = Commit.from_bytes(data, name)
     if commit.number != number:
-        raise Damaged(f"{name} holds commit {commit.number}", RESTORE)
+        raise Damaged(f"{name} holds commit {commit.number}", RESTORE_JOURNAL)
     return commit
 
 

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from mer_featurestore import texts
-from mer_featurestore.commits import RESTORE
-from mer_featurestore.errors import Damaged, MerError
+from mer_featurestore.errors import RESTORE, Damaged, MerError
 from mer_featurestore.groups import Arrays, Group
 from mer_featurestore.label_layer import LabelLayer
 
@@ -31,8 +30,12 @@ def layer_to_group(layer: LabelLayer) -> tuple[Arrays, dict[str, Any]]:
     return {**arrays, **text_arrays}, {**attrs, **text_attrs}
 
 
-def layer_from_group(group: Group) -> LabelLayer:
+def layer_from_group(group: Group, where: str) -> LabelLayer:
     """Rebuild a layer; everything is checked again on the way.
+
+    Args:
+        group: As `layer_to_group` made it.
+        where: Its path, for the message.
 
     Raises:
         Damaged: The group does not hold one.
@@ -43,7 +46,7 @@ def layer_from_group(group: Group) -> LabelLayer:
     except MerError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"a group of labels does not hold a layer: {error!r}", RESTORE) from error
+        raise Damaged(f"{where} does not hold a label layer: {error!r}", RESTORE) from error
 
 
 def _layer(group: Group) -> LabelLayer:

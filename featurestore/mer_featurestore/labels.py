@@ -190,7 +190,7 @@ class Layers(Mapping[str, LabelLayer]):
         """Return a layer as of a snapshot; UnknownName when there is none."""
         entry = self._entry(now, name)
         if entry.path not in self._read:
-            self._read[entry.path] = layer_from_group(open_group(self._store.storage, entry))
+            self._read[entry.path] = layer_from_group(open_group(self._store.storage, entry), entry.path)
         return self._read[entry.path]
 
     def _entry(self, now: Snapshot, name: str) -> Entry:

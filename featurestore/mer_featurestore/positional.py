@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mer_featurestore.errors import Damaged
+from mer_featurestore.errors import RESTORE, Damaged
 from mer_featurestore.groups import Layout
 
 if TYPE_CHECKING:
@@ -268,10 +268,10 @@ def _read_at(fd: int, part: memoryview, offset: int) -> int:
 def _missing(name: str) -> Damaged:
     return Damaged(
         f"{name} is missing",
-        "if it was swept by `mer-fs gc`, open the store again; else `mer-fs verify` lists what is broken",
+        "if it was swept by `mer-fs gc`, open the store again; else `mer-fs verify` lists all damage",
     )
 
 
 def _short(piece: Piece) -> Damaged:
     end = piece.offset + piece.length
-    return Damaged(f"{piece.file} ends before byte {end}", "`mer-fs verify` lists what is broken")
+    return Damaged(f"{piece.file} ends before byte {end}", RESTORE)

@@ -3,13 +3,16 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+Progress = Callable[[int, int], None]
+"""Called with (things done, things in all)."""
 
 Modality = Literal["audio", "video", "text"]
 Level = Literal["utt", "frame"]

@@ -121,13 +121,15 @@ class S3Storage(Storage):
         return {meta["path"]: meta["last_modified"].timestamp() for meta in self._objects(prefix, "")}
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects."""
+        """Delete objects, several at once."""
         import obstore
 
-        doomed = [check_relative(name) for name in names]
-        for name in doomed:
+        def remove(name: str) -> None:
             with contextlib.suppress(FileNotFoundError), explained_s3(self.url, name):
                 obstore.delete(self._store, name)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(remove, [check_relative(name) for name in names]))
 
     def exists(self, name: str) -> bool:
         """Say whether there is an object of that name."""

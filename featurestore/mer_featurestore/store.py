@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mer_featurestore.errors import Damaged, NameTaken, NotAStore, StoreError, UnknownName
+from mer_featurestore.groups import BACKENDS
 from mer_featurestore.journal import Change, Commit, Journal, Snapshot
 from mer_featurestore.records import canonical_json
 from mer_featurestore.storage import STAGING, LocalStorage, Storage, open_storage
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mer_featurestore.spaces import Spaces
 
 FORMAT = 1
-BACKENDS = ("zarr", "hdf5")
 HEADER = "store.json"
 
 

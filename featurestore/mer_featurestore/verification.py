@@ -1,10 +1,10 @@
 """Checking a whole store: the journal, every file, every group, every parent; everything wrong is listed."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mer_featurestore.checksums import fault
 from mer_featurestore.commits import Commit, Entry
 from mer_featurestore.errors import Damaged, MerError
 from mer_featurestore.journal import (
@@ -15,13 +15,13 @@ from mer_featurestore.journal import (
     parse_commit,
     read_checkpoint,
 )
+from mer_featurestore.records import Progress
 from mer_featurestore.snapshot import Snapshot
 from mer_featurestore.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from mer_featurestore.store import Store
 
-BLOCK = 1 << 22  # bytes read at once for a checksum
 AT_ONCE = 256  # journal files fetched at once
 
 
@@ -85,9 +85,7 @@ class Verification:
         self.problems.append(Problem(kind, where, message))
 
 
-def verify(
-    store: "Store", *, deep: bool = True, progress: Callable[[int, int], None] | None = None
-) -> Verification:
+def verify(store: "Store", *, deep: bool = True, progress: Progress | None = None) -> Verification:
     """Check the journal, and everything that a readable snapshot names.
 
     Args:
@@ -189,50 +187,19 @@ def _named_entries(store: "Store", commits: dict[int, Commit]) -> dict[str, Entr
 
 def _check_entry(store: "Store", entry: Entry, sizes: dict[str, int], found: Verification) -> None:
     before = len(found.problems)
-    for file, name in zip(entry.files, entry.file_names(), strict=True):
-        facts = entry.files[file]
+    for name, facts in zip(entry.file_names(), entry.files.values(), strict=True):
+        what = f"a file of {entry.ref}"
         if name not in sizes:
-            found.add("missing", name, f"a file of {entry.ref} is missing")
+            found.add("missing", name, f"{what} is missing")
         elif sizes[name] != facts["size"]:
-            found.add("size", name, f"a file of {entry.ref} has {sizes[name]} bytes, not {facts['size']}")
-        elif found.deep and not _checksum_fits(store.storage, name, facts):
-            found.add("checksum", name, f"a file of {entry.ref} is damaged: its checksum does not match")
+            found.add("size", name, f"{what} has {sizes[name]} bytes, not {facts['size']}")
+        elif found.deep and (wrong := fault(store.storage, name, facts)):
+            found.add("checksum", name, f"{what} {wrong}")
         found.files += 1
         found.size += int(facts["size"])
     found.entries += 1
     if found.deep and len(found.problems) == before:
         _check_content(store, entry, found)
-
-
-def _checksum_fits(storage: Storage, name: str, facts: Any) -> bool:
-    import google_crc32c
-
-    digests = {"sha256": _Sha256, "crc32c": google_crc32c.Checksum}
-    for algorithm, make in digests.items():
-        if algorithm in facts:
-            digest = make()
-            for block in _blocks(storage, name, int(facts["size"])):
-                digest.update(block)
-            return bool(digest.hexdigest() == facts[algorithm].encode())
-    return True
-
-
-class _Sha256:
-    """`hashlib.sha256` with the interface of `google_crc32c.Checksum`."""
-
-    def __init__(self) -> None:
-        import hashlib
-
-        self._digest = hashlib.sha256()
-        self.update = self._digest.update
-
-    def hexdigest(self) -> bytes:
-        return self._digest.hexdigest().encode()
-
-
-def _blocks(storage: Storage, name: str, size: int) -> Iterator[bytes]:
-    for start in range(0, size, BLOCK):
-        yield storage.read(name, start, min(BLOCK, size - start))
 
 
 def _check_content(store: "Store", entry: Entry, found: Verification) -> None:
@@ -245,7 +212,7 @@ def _check_content(store: "Store", entry: Entry, found: Verification) -> None:
         if entry.kind == "features":
             Fragment(store.storage, entry).check()
         elif entry.kind == "labels":
-            layer_from_group(open_group(store.storage, entry))
+            layer_from_group(open_group(store.storage, entry), entry.path)
         elif entry.kind == "clips":
             group = open_group(store.storage, entry)
             for name in group.names:

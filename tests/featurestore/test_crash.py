@@ -11,11 +11,11 @@ import pytest
 from mer_featurestore import Clip, LabelLayer, Store
 from mer_featurestore.compact import compact
 from mer_featurestore.errors import StoreError
+from mer_featurestore.groups import BACKENDS
 from mer_featurestore.maintenance import gc, verify
 from support.features import fill, make_clips, make_spec, write
 
 SCRIPT = Path(__file__).with_name("writers.py")
-BACKENDS = ("zarr", "hdf5")
 
 
 def run(mode: str, number: int, *urls: str) -> None:

@@ -1,16 +1,21 @@
 """Broken files and full disks: a clear error that names the file, and nothing else is touched."""
 
 import contextlib
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mer_featurestore import Store
+from mer_featurestore.checksums import verify_files
 from mer_featurestore.errors import Damaged, UnknownKey
-from mer_featurestore.groups import BACKENDS, verify_files
+from mer_featurestore.groups import BACKENDS
+from mer_featurestore.maintenance import verify
 from support.features import Clips, fill, make_clips, make_spec, write
 
 FILES = {
@@ -102,6 +107,35 @@ def test_columns_that_contradict_each_other_are_found(tmp_path: Path, array: str
     path.write_bytes(data.tobytes())
     with pytest.raises(Damaged, match=fragment.entry.path):
         type(fragment)(store.storage, fragment.entry).check()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_that_has_grown_does_not_pass_verification(tmp_path: Path, backend: str) -> None:
+    """Bytes behind those that were written are found too."""
+    store, _, name, path = broken(tmp_path, backend, "data/c/0/0" if backend == "zarr" else "")
+    entry = store.snapshot.entries("features", "x-FRA")[1]
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(Damaged, match=f"{name} is damaged"):
+        verify_files(store.storage, entry)
+    assert [(p.kind, p.where) for p in verify(store).problems] == [("size", name)]
+
+
+def test_a_file_the_disk_cannot_read_is_one_problem_of_many(tmp_path: Path, monkeypatch: Any) -> None:
+    """Verification names it, with what the system says, and goes on with the others."""
+    store, _, name, _ = broken(tmp_path, "hdf5", "")
+    read = store.storage.read
+
+    def unreadable(file: str, *part: Any) -> bytes:
+        if file == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(file, *part)
+
+    monkeypatch.setattr(store.storage, "read", unreadable)
+    found = verify(store)
+    assert [(p.kind, p.where) for p in found.problems] == [("checksum", name)]
+    assert "cannot be read: Input/output error" in found.problems[0].message
+    assert found.files == 3
 
 
 FULL = """

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.backends.hdf5_files import DistantFile, Sink
-from mer_featurestore.errors import Damaged
+from mer_featurestore.errors import RESTORE, Damaged
 from mer_featurestore.groups import Arrays, Backend, Blocks, Group, Layout, pieces_of, row_bytes
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Hdf5Group(Group):
         if offset is None:
             return None if shape[0] else Layout.single("", 0, 0, one)
         if offset + shape[0] * one > self._size:
-            raise Damaged(f"{self.path} ends within {name}", "`mer-fs verify` lists what is broken")
+            raise Damaged(f"{self.path} ends within {name}", RESTORE)
         return Layout.single(self.path, offset, shape[0], one)
 
     def rows_per_block(self, name: str) -> int:
@@ -129,7 +129,7 @@ class Hdf5Group(Group):
     def _array(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int | None, int]:
         arrays = self._facts[1]
         if name not in arrays:
-            raise Damaged(f"{self.path} has no array {name}", "`mer-fs verify` lists what is broken")
+            raise Damaged(f"{self.path} has no array {name}", RESTORE)
         return arrays[name]
 
     @cached_property
@@ -149,12 +149,10 @@ class Hdf5Group(Group):
             with h5py.File(source, "r", locking=False if local else None) as file:
                 yield file
         except FileNotFoundError as error:
-            raise Damaged(f"{self.path} is missing", "`mer-fs verify` lists what is broken") from error
+            raise Damaged(f"{self.path} is missing", RESTORE) from error
         except (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             # All of them are h5py's ways to say so.
-            raise Damaged(
-                f"{self.path} is truncated or damaged: {error}", "`mer-fs verify` lists what is broken"
-            ) from error
+            raise Damaged(f"{self.path} is truncated or damaged: {error}", RESTORE) from error
 
 
 def _write_array(file: "h5py.File", name: str, array: "NDArray[Any] | Blocks", codec: str | None) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mer_featurestore.backends import zarr_plain
-from mer_featurestore.backends.zarr_plain import DAMAGE, METADATA
-from mer_featurestore.errors import Damaged
+from mer_featurestore.backends.zarr_plain import METADATA
+from mer_featurestore.errors import RESTORE, Damaged
 from mer_featurestore.groups import Arrays, Backend, Blocks, Group, Layout, need_files, pieces_of
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class ZarrGroup(Group):
         try:
             return np.asarray(self._array(name)[start:stop])
         except Exception as error:  # codecs raise whatever they like for bytes that do not decode
-            raise Damaged(f"{self.path}/{name} does not decode: {error}", DAMAGE) from error
+            raise Damaged(f"{self.path}/{name} does not decode: {error}", RESTORE) from error
 
     def _array(self, name: str) -> "zarr.Array[Any]":
         import zarr
@@ -140,9 +140,9 @@ class ZarrGroup(Group):
                 else:
                     _ = document["attributes"]
             except FileNotFoundError as error:
-                raise Damaged(f"{file} is missing", DAMAGE) from error
+                raise Damaged(f"{file} is missing", RESTORE) from error
             except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-                raise Damaged(f"{file} is damaged", DAMAGE) from error
+                raise Damaged(f"{file} is damaged", RESTORE) from error
             self._metadata[name] = document
         return self._metadata[name]
 

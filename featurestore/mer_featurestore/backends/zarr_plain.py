@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_featurestore.errors import Damaged
+from mer_featurestore.errors import RESTORE, Damaged
 from mer_featurestore.groups import Blocks, Layout, need_files, pieces_of, row_bytes, write_all
 
 METADATA = "zarr.json"
@@ -26,7 +26,6 @@ SHARD_STEPS = 4
 NOWHERE = np.uint64(0xFFFFFFFFFFFFFFFF)
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 BYTES = {"name": "bytes"}  # types of one byte have no order
-DAMAGE = "`mer-fs verify` lists what is broken"
 
 ReadRange = Callable[[str, int, int], bytes]
 
@@ -79,7 +78,7 @@ def read_index(read: ReadRange, file: str, size: int, chunks: int) -> NDArray[np
     length = 16 * chunks + 4
     data = read(file, max(0, size - length), length)
     if len(data) < length or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
-        raise Damaged(f"{file} is truncated or its index is damaged", DAMAGE)
+        raise Damaged(f"{file} is truncated or its index is damaged", RESTORE)
     return np.frombuffer(data[:-4], "<u8").reshape(chunks, 2)
 
 
@@ -113,7 +112,7 @@ def locate(
     if not _is_sharded(metadata):
         for file in files:
             if sizes[file] != per_file * one:
-                raise Damaged(f"{file} has {sizes[file]} bytes instead of {per_file * one}", DAMAGE)
+                raise Damaged(f"{file} has {sizes[file]} bytes instead of {per_file * one}", RESTORE)
         starts = [min(i * per_file, shape[0]) for i in range(len(files) + 1)]
         return Layout(tuple(files), one, starts, list(range(len(files))), [0] * len(files))
     offsets, owners = _chunk_offsets(files, sizes, read, (shape[0], per_file, per_chunk), one)
@@ -210,7 +209,7 @@ def _chunk_offsets(
         index = read_index(read, file, sizes[file], per_file // per_chunk)[:present]
         whole = (index[:, 0] != NOWHERE) & (index[:, 1] == per_chunk * one)
         if not whole.all() or int(index.sum(axis=1).max()) > sizes[file]:
-            raise Damaged(f"{file} does not hold all its chunks", DAMAGE)
+            raise Damaged(f"{file} does not hold all its chunks", RESTORE)
         offsets.append(index[:, 0].astype(np.int64))
         owners.append(np.full(present, i, np.int64))
     return np.concatenate(offsets), np.concatenate(owners)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mer_featurestore.errors import BadInput, BadName, UnknownName
 from mer_featurestore.interchange.parquet import need_pyarrow
-from mer_featurestore.records import Clip, Ragged
+from mer_featurestore.records import Clip, Progress, Ragged
 
 if TYPE_CHECKING:
     from mer_featurestore.spaces import FeatureSpace
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("mertools", "npz", "parquet")
 BATCH_BYTES = 64 << 20
-Progress = Callable[[int, int], None]
 
 
 def export_space(

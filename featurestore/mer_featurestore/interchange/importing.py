@@ -1,6 +1,6 @@
 """Brings features from outside into a store, with a record of where they came from."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ from mer_featurestore.interchange.sources import Source, fit, from_npy, from_npz
 from mer_featurestore.label_layer import LabelLayer
 from mer_featurestore.label_sheets import imported_from
 from mer_featurestore.names import check_key
-from mer_featurestore.records import LEVEL_SUFFIX, Clip, Level, Modality, SpaceSpec
+from mer_featurestore.records import LEVEL_SUFFIX, Clip, Level, Modality, Progress, SpaceSpec
 
 if TYPE_CHECKING:
     from mer_featurestore.store import Store
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 FORMATS = ("mertools", "npy", "npz", "hdf5", "parquet", "mmsa")
 Dtype = Literal["float16", "float32"]
 NonFinite = Literal["quarantine", "zero"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ per corpus, `train_corpus` and so on, clip -> `{"emo": class, "val": valence}`, 
 """
 
 import zipfile
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,14 +25,12 @@ from mer_featurestore.interchange.sources import (
     readable,
     tree_hash,
 )
-from mer_featurestore.records import LEVEL_SUFFIX, Level
+from mer_featurestore.records import LEVEL_SUFFIX, Level, Progress
 
 _CORPUS = "_corpus"
 
 
-def from_mertools(
-    folder: Path, *, level: Level | None = None, progress: Callable[[int, int], None] | None = None
-) -> Source:
+def from_mertools(folder: Path, *, level: Level | None = None, progress: Progress | None = None) -> Source:
     """Open a folder of one .npy (or one folder of .npy frames) per clip.
 
     Args:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mer_featurestore.content import file_hash, hash_files
 from mer_featurestore.errors import BadInput, MerError
-from mer_featurestore.records import Level
+from mer_featurestore.records import Level, Progress
 
 Items = Iterator[tuple[str, "NDArray[Any] | BadInput"]]
 """Key and array, or key and why there is none."""
@@ -229,7 +229,7 @@ def _need(array: "NDArray[Any] | BadInput") -> NDArray[Any]:
     return array
 
 
-def tree_hash(root: Path, files: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> str:
+def tree_hash(root: Path, files: Iterable[Path], progress: Progress | None = None) -> str:
     """Return one SHA-256 (hex) over many files: their paths below `root` and their contents."""
     digests = hash_files((str(file) for file in files), progress=progress)
     lines = sorted(f"{Path(file).relative_to(root).as_posix()}\t{digest}" for file, digest in digests.items())

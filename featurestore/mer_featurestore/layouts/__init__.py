@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mer_featurestore.catalogue import Catalogue
-from mer_featurestore.content import Progress
 from mer_featurestore.errors import BadInput, UnknownName, suggest
 from mer_featurestore.layouts import iemocap, meld, mer2024, mosei
 from mer_featurestore.layouts.gathering import Gathering, counted
+from mer_featurestore.records import Progress
 
 __all__ = ["FIELDS", "LAYOUTS", "Layout", "read_layout"]
 

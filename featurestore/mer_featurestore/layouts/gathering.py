@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mer_featurestore.catalogue import AUDIO_SUFFIXES, VIDEO_SUFFIXES, Catalogue
-from mer_featurestore.content import Progress, hash_clips
+from mer_featurestore.content import hash_clips
 from mer_featurestore.csvfile import Row, Table, read_table
 from mer_featurestore.errors import BadInput, BadName, suggest
 from mer_featurestore.names import check_key
-from mer_featurestore.records import Clip
+from mer_featurestore.records import Clip, Progress
 
 SHOWN = 3
 
