@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mer_zoo.contract import Sequences
+from mer_zoo.errors import ZooError
 from mer_zoo.models.blocks import (
     Attention,
     AttentionPool,
@@ -26,6 +27,13 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
     assert abs(float((out == 0).float().mean()) - rate) < 0.005
     assert abs(float(out.mean()) - 1) < 0.02
     assert out.max() == pytest.approx(1 / (1 - rate), rel=1e-3)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, 1 - 1e-9, float("nan")])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+    """A rate that would drop everything, or less than nothing, is an error and never a wrong scale."""
+    with pytest.raises(ZooError, match="below 1"):
+        Dropout(rate)
 
 
 def test_dropout_is_off_in_evaluation() -> None:

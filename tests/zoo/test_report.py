@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mer_featurestore import Store
+from mer_featurestore import LabelLayer, Store
 from mer_featurestore.errors import UnknownName
 from mer_zoo.errors import ZooError
 from mer_zoo.evaluate import evaluate
@@ -174,6 +174,19 @@ def test_intervals_are_those_of_the_scores(trained: Store, page: Path) -> None:
         for name in ("waf", "uar"):
             low, high = run.scores.intervals[name]
             assert f"{low:.2f}\N{EN DASH}{high:.2f}" in shown
+
+
+def test_runs_of_other_classes_are_refused_before_anything_is_on_record(trained: Store) -> None:
+    """Figures put classes side by side; a class that one run does not know has no place there."""
+    store = Store.open(trained.url)
+    two = {key: str(store.labels["gold"][key]) for key in store.labels["gold"].keys}
+    few = {key: label for key, label in two.items() if label != "happy"}
+    store.labels.add(LabelLayer.human("few", ("angry", "sad"), few))
+    train(store, "mlp", labels="few", level="utt", folds=2, settings=Settings(epochs=1), name="few")
+    before = store.commit
+    with pytest.raises(ZooError, match="few knows other classes than ears"):
+        gather(store, ["ears", "few"], "test", "few", "", "")
+    assert store.commit == before
 
 
 def test_judging_by_test_labels_is_on_record(trained: Store) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mer_featurestore import Clip, LabelLayer, Store
+from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
 from mer_plugins.contract import Options
 from mer_plugins.media import RATE, iter_frames, read_audio, read_frames
 from mer_plugins.pipeline import Request, extract, plan
@@ -170,3 +170,58 @@ def test_another_extraction_is_refused(heard: Store) -> None:
     other = Request(plugin="prosody", name="other", options=Options(extra={"deltas": "0"}))
     with pytest.raises(ZooError, match="this extraction makes other-UTT"):
         robustness_media(heard, "a", other)
+
+
+def with_space(heard: Store, name: str, **made_by: object) -> Store:
+    """Return the store with one more space of sounds, and a run of its name that reads it."""
+    store, space = Store.open(heard.url), f"{name}-UTT"
+    spec = SpaceSpec(name=space, modality="audio", level="utt", row_shape=(2,), made_by=made_by)
+    rng = np.random.default_rng(0)
+    with store.features.writer(spec) as writer:
+        for key in sorted(store.clips):
+            writer.add(key, rng.normal(size=(1, 2)).astype(np.float32))
+    train(store, "mlp", name=name, features=[space], folds=2, settings=Settings(epochs=1))
+    return store
+
+
+def test_an_extractor_that_made_nothing_here_is_refused_before_its_checkpoint_is_looked_for(
+    heard: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hub is asked for an encoder that cannot have made what the run reads; text is refused likewise."""
+    monkeypatch.setattr("mer_zoo.robustness_media.plan", lambda *_: pytest.fail("planned"))
+    with pytest.raises(
+        ZooError, match=r"reads prosody-UTT \(prosody\), .* hubert-large made none .* --plugin"
+    ):
+        robustness_media(heard, "a", Request(plugin="hubert-large"))
+    with pytest.raises(ZooError, match="char-ngrams reads text"):
+        robustness_media(heard, "a", Request(plugin="char-ngrams"))
+
+
+def test_another_checkpoint_than_the_one_that_was_used_is_refused_before_it_is_looked_for(
+    heard: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --model an extractor would take its own checkpoint, though the features come from another."""
+    store = with_space(heard, "tiny", plugin="hubert-large", checkpoint={"model": "tiny-hubert"})
+    monkeypatch.setattr("mer_zoo.robustness_media.plan", lambda *_: pytest.fail("planned"))
+    with pytest.raises(
+        ZooError, match=r"would take facebook/hubert-large.*tiny-hubert; name that checkpoint"
+    ):
+        robustness_media(store, "tiny", Request(plugin="hubert-large"))
+
+
+def test_derived_features_are_refused_with_the_space_they_come_from(heard: Store) -> None:
+    """What was computed from features is not made anew from media; the message says what to train on."""
+    store = with_space(heard, "small", operation="pool", source="prosody-UTT", source_fingerprint="0" * 64)
+    with pytest.raises(ZooError, match=r"train a run on prosody-UTT instead of small-UTT"):
+        robustness_media(store, "small", Request(plugin="prosody"))
+
+
+@pytest.mark.parametrize("snr", [float("nan"), float("inf")])
+def test_a_ratio_that_is_no_number_is_refused(heard: Store, snr: float) -> None:
+    """Noise without a finite ratio to the signal would be told as a line of its own."""
+    for experiment in (
+        lambda: robustness(heard, "a", snrs=(snr,)),
+        lambda: robustness_media(heard, "a", Request(plugin="prosody"), snrs=(snr,)),
+    ):
+        with pytest.raises(ZooError, match="give a number"):
+            experiment()

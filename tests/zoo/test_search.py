@@ -235,6 +235,14 @@ def test_a_setting_that_diverges_is_told_and_the_others_are_searched(
         quick(store, draw={**DRAW, "lr": (1e3,)})
 
 
+def test_a_setting_that_makes_no_model_is_told_and_the_others_are_searched(store: Store) -> None:
+    """Sizes that do not go together fail on their own, with the model's own words."""
+    found = quick(store, trials=12, draw={**DRAW, "dropout": (0.3, 2.0)})
+    failed = [o for o in found.outcomes if o.failed]
+    assert 0 < len(failed) < len(found.outcomes)
+    assert all(o.draw["dropout"] == 2.0 and "dropout rate of 2" in o.failed for o in failed)
+
+
 def test_what_is_drawn() -> None:
     """The card's space by default; text is read as the default's type; fixed values are not drawn."""
     card = find_model("attention")

@@ -11,6 +11,7 @@ from mer_featurestore.records import Clip
 from mer_zoo.errors import ZooError
 
 GROUPINGS = ("auto", "speaker", "group", "none")
+MOST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,16 @@ def make_folds(
         label: int `[n]`, index into `classes`.
         classes: Class names, for messages.
         folds: How many; with fewer groups than that, as many folds as there are groups.
-        seed: Decides the assignment.
+        seed: Decides the assignment, 0 to 2³² - 1.
         group_by: `auto` keeps together whatever shares a speaker or a group, where these are given, and
             copies of one clip; `speaker`, `group`: only that; `none`: clips are on their own.
 
     Raises:
-        ZooError: Fewer than two folds, clips or groups, or a grouping that the catalogue does not give.
+        ZooError: Fewer than two folds, clips or groups, a seed out of range, or a grouping that the catalogue
+            does not give.
     """
+    if not 0 <= seed <= MOST_SEED:
+        raise ZooError(f"{seed} cannot be a seed", f"use a whole number from 0 to {MOST_SEED}")
     if folds < 2:
         raise ZooError(f"cannot cross-validate with {folds} folds", "use --folds 2 or more")
     if len(clips) < 2:

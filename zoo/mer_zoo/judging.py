@@ -10,11 +10,12 @@ import torch
 
 from mer_featurestore.records import canonical_json
 from mer_zoo.bootstrap import scores_of
+from mer_zoo.errors import ZooError
 from mer_zoo.fit import fit
 from mer_zoo.planning import Plan
 from mer_zoo.search_space import Draw, Space, key_of
 from mer_zoo.search_state import CARRIED, Outcome, State
-from mer_zoo.training import Diverged, Fitted, Member, Task
+from mer_zoo.training import Fitted, Member, Task
 
 ETA = 3  # of successive halving: a third goes on, for three times the epochs
 MEMORY = 2 << 30  # bytes that members trained at once may take on a CPU; a quarter of what is free on a GPU
@@ -115,7 +116,10 @@ class Judge:
         return found
 
     def _at_once(self, draw: Draw) -> int:
-        model = self.task.build({**self.plan.config.params, **self.space.apply(draw)[0]})
+        try:
+            model = self.task.build({**self.plan.config.params, **self.space.apply(draw)[0]})
+        except ZooError:
+            return 1  # it will fail on its own, and say why
         size = sum(p.numel() * p.element_size() for p in model.parameters())
         device, memory = self.plan.device, MEMORY
         if device.type == "cuda":
@@ -126,10 +130,10 @@ class Judge:
     def _outcomes(self, group: Sequence[Draw], epochs: int) -> list[Outcome]:
         try:
             return self._fit(group, epochs)
-        except Diverged as error:
+        except ZooError as error:
             if len(group) == 1:
                 return [Outcome(group[0], epochs, failed=error.message)]
-            # One spoils the stack: each on its own, to see which.
+            # One spoils the stack, or makes no model: each on its own, to see which.
             return [outcome for draw in group for outcome in self._outcomes([draw], epochs)]
 
     def _fit(self, group: Sequence[Draw], epochs: int) -> list[Outcome]:

@@ -1,5 +1,7 @@
 """Models by name, from the built-ins and from plugins, through one hook."""
 
+import math
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ from mer_zoo.errors import ZooError
 if TYPE_CHECKING:
     from torch import nn
 
+# What torch and arithmetic raise for sizes and rates that make no model.
+_UNBUILT = (ArithmeticError, AssertionError, RuntimeError, ValueError)
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -43,33 +47,71 @@ def build_model(
 
     Raises:
         UnknownName: The model has no such parameter.
-        ZooError: A value the model cannot take.
+        ZooError: Values the model cannot take, or sizes that leave a layer empty.
     """
-    return card.build(inputs=dict(inputs), classes=classes, **complete_params(card, params))
+    complete = complete_params(card, params)
+    told = " ".join(f"{name}={value}" for name, value in complete.items() if value != card.params[name])
+    what = f"{card.name} cannot be built" + f" with {told}" * bool(told)
+    try:
+        with warnings.catch_warnings():  # an empty layer is refused below
+            warnings.filterwarnings("ignore", "Initializing zero-element", UserWarning)
+            model = card.build(inputs=dict(inputs), classes=classes, **complete)
+    except _UNBUILT as error:
+        raise ZooError(
+            f"{what}: {error}", "change its parameters: mer-zoo models lists the defaults"
+        ) from error
+    empty = [name for name, parameter in model.named_parameters() if not parameter.numel()]
+    if empty:
+        raise ZooError(f"{what}: its {empty[0]} is empty", "make its sizes 1 or more")
+    return model
 
 
 def complete_params(card: ModelCard, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all parameters of a model, those given over its defaults; text is read as the default's type."""
+    """Return all parameters of a model, those given over its defaults; text is read as the default's type.
+
+    Raises:
+        UnknownName: The model has no such parameter.
+        ZooError: Text of another type, a number that is not finite, or a negative one where the default is
+            not.
+    """
     for name in params:
         if name not in card.params:
             raise UnknownName(f"parameter of {card.name}", name, card.params)
-    given = {name: _typed(card, name, value) for name, value in params.items()}
+    given = {name: _checked(card, name, value) for name, value in params.items()}
     return {**card.params, **given}
 
 
-def _typed(card: ModelCard, name: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    default = card.params[name]
+def read_as(default: Any, text: Any, what: str) -> Any:
+    """Return text as the default's type, and what is no text as it is.
+
+    Args:
+        default: Decides the type.
+        text: What somebody typed.
+        what: Is called so in the message.
+
+    Raises:
+        ZooError: The text is of another type.
+    """
+    if not isinstance(text, str):
+        return text
     try:
         if isinstance(default, bool):
-            return _truth(value)
-        return type(default)(value) if isinstance(default, (int, float)) else value
+            return _truth(text)
+        return type(default)(text) if isinstance(default, (int, float)) else text
     except ValueError:
         kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
-        raise ZooError(
-            f"{card.name} parameter {name} is {value!r}", f"give {kind}; the default is {default}"
-        ) from None
+        raise ZooError(f"{what} is {text!r}", f"give {kind}; the default is {default}") from None
+
+
+def _checked(card: ModelCard, name: str, value: Any) -> Any:
+    default, what = card.params[name], f"{card.name} parameter {name}"
+    found = read_as(default, value, what)
+    if isinstance(found, (int, float)) and isinstance(default, (int, float)):
+        least = 0 if default >= 0 else -math.inf
+        if not least <= found < math.inf:
+            kind = "a number of 0 or more" if default >= 0 else "a number"
+            raise ZooError(f"{what} is {found}", f"give {kind}; the default is {default}")
+    return found
 
 
 def _truth(value: str) -> bool:

@@ -5,6 +5,7 @@ variance the feature has over the clips, divided by the signal-to-noise ratio; w
 feature's mean. These definitions are ours (*reconstructed*; the papers report no such experiment).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -60,11 +61,13 @@ def robustness(
     Raises:
         UnknownName: No such run, split or layer.
         FingerprintMismatch: The store's features were made otherwise than those the run was trained on.
-        ZooError: A share outside 0 to 1, fewer seeds than one, or no clip to judge.
+        ZooError: A share outside 0 to 1, fewer seeds than one, a ratio that is no number, or no clip to
+            judge.
     """
     if not 0 < masked < 1 or seeds < 1:
         told = f"a masked share of {masked:g} with {seeds} seeds"
         raise ZooError(told, "use a share between 0 and 1, and 1 seed or more")
+    check_ratios(snrs)
     run = find_run(store, run) if isinstance(run, str) else run
     guard(store, run.config.inputs, run.name)
     layer = labels or default_layer(store)
@@ -105,6 +108,13 @@ def unseen(store: "Store", run: Run, layer: str, judge: str) -> tuple[list[str],
     if not keys:
         raise ZooError(f"{run.name} was trained on all labelled clips of {judge!r}", "choose another --judge")
     return keys, class_indices(truth, keys, run.config.classes, run.name)
+
+
+def check_ratios(snrs: Sequence[float]) -> None:
+    """Raise ZooError for a signal-to-noise ratio that is no number of dB."""
+    for snr in snrs:
+        if not math.isfinite(snr):
+            raise ZooError(f"noise at {snr:g} dB", "give a number, e.g. 10")
 
 
 def noisy(features: Features, name: str, snr: float, seed: int) -> Features:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mer_featurestore.records import Clip, Modality
+from mer_plugins.contract import ExtractorCard
+from mer_plugins.host import find_extractor
 from mer_plugins.plan import Plan, Request, plan
 from mer_zoo.data import Features, load_features
 from mer_zoo.errors import ZooError
 from mer_zoo.experiments import Experiment, keep, measure
 from mer_zoo.media_damage import Blank, Damage, Noise, damaged_film, damaged_sound
 from mer_zoo.registry import find_model
-from mer_zoo.robustness import MASKED, SNRS, decide, likeliest, removed, unseen
+from mer_zoo.robustness import MASKED, SNRS, check_ratios, decide, likeliest, removed, unseen
 from mer_zoo.runs import Run, find_run
 from mer_zoo.spaces import Inputs, guard
 from mer_zoo.trainset import TEST, default_layer
@@ -71,11 +73,12 @@ def robustness_media(
     Raises:
         UnknownName: No such run, split, layer, plugin or option.
         FingerprintMismatch: The store's features were made otherwise than those the run was trained on.
-        ZooError: The extraction is not the one that made a space the run reads, or is of text; or a share is
-            outside 0 to 1.
+        ZooError: The extraction is not the one that made a space the run reads, or is of text; a share is
+            outside 0 to 1, or a ratio is no number.
     """
     run = find_run(store, run) if isinstance(run, str) else run
     blanks = [Blank(share, stretches, patch) for share in masked]
+    check_ratios(snrs)
     guard(store, run.config.inputs, run.name)
     layer = labels or default_layer(store)
     keys, label = unseen(store, run, layer, judge)
@@ -160,11 +163,8 @@ class _Bench:
 
 def _input(store: "Store", run: Run, request: Request) -> tuple[str, Plan]:
     """Return which of the run's inputs the extraction makes, and the plan of it."""
+    _check_extractor(store, run, request, find_extractor(request.plugin))
     planned = plan(store, request)
-    if planned.card.modality not in _WRITERS:
-        raise ZooError(
-            f"{planned.card.name} reads {planned.card.modality}", "sounds and pictures can be damaged"
-        )
     made = {spec.fingerprint: spec for spec in planned.specs}
     for name, chosen in run.config.inputs.chosen.items():
         if chosen.fingerprint in made:
@@ -176,6 +176,35 @@ def _input(store: "Store", run: Run, request: Request) -> tuple[str, Plan]:
         f"{run.name} reads {reads}, and this extraction makes {asked}",
         "repeat the options of the mer-fs extract that made it (mer-fs log shows them)",
     )
+
+
+def _check_extractor(store: "Store", run: Run, request: Request, card: ExtractorCard) -> None:
+    """Refuse what made none of a run's spaces before its checkpoint is looked for, perhaps on the hub."""
+    if card.modality not in _WRITERS:
+        raise ZooError(f"{card.name} reads {card.modality}", "sounds and pictures can be damaged")
+    made = {str(c): store.features[c.space].spec.made_by for c in run.config.inputs.chosen.values()}
+    own = [facts for facts in made.values() if facts.get("plugin") == card.name]
+    if not own:
+        sources = [
+            f"{facts['source']} instead of {space}"
+            for space, facts in made.items()
+            if "source_fingerprint" in facts
+        ]
+        known = ", ".join(
+            f"{space} ({facts.get('plugin', 'by no extractor')})" for space, facts in made.items()
+        )
+        raise ZooError(
+            f"{run.name} reads {known}, and {card.name} made none of these",
+            f"derived features are not made anew: train a run on {', '.join(sources)}"
+            if sources
+            else "name the extractor that made one: --plugin NAME",
+        )
+    checkpoints = {str(facts["checkpoint"]["model"]) for facts in own if facts.get("checkpoint")}
+    if card.model and not request.options.model and checkpoints and card.model not in checkpoints:
+        raise ZooError(
+            f"{card.name} would take {card.model}, and {run.name} reads features of {', '.join(checkpoints)}",
+            "name that checkpoint: --model PATH|ID",
+        )
 
 
 def _copy(clip: Clip, modality: Modality, folder: Path, damage: Damage | None, seed: int) -> Clip:

@@ -8,7 +8,7 @@ from mer_featurestore.errors import UnknownName
 from mer_featurestore.records import canonical_json
 from mer_zoo.contract import ModelCard
 from mer_zoo.errors import ZooError
-from mer_zoo.registry import complete_params
+from mer_zoo.registry import complete_params, read_as
 from mer_zoo.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ def _typed(card: ModelCard, name: str, value: Any) -> Any:
         return complete_params(card, {name: value})[name]
     if name not in _DRAWABLE:
         raise UnknownName(f"parameter of {card.name} or setting", name, [*card.params, *_DRAWABLE])
-    # Settings are read as parameters are: by the type of their default.
-    stand_in = ModelCard(name="training", summary="", paper="", build=card.build, params=_DRAWABLE)
-    return complete_params(stand_in, {name: value})[name]
+    return read_as(_DRAWABLE[name], value, f"training parameter {name}")
 
 
 def key_of(draw: Draw) -> str:

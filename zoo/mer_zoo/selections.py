@@ -15,6 +15,7 @@ from mer_zoo.ballots import ABSTAINS, Ballot, HeldOut, Select, Selection, Verdic
 from mer_zoo.errors import ZooError
 from mer_zoo.label_noise import class_confidence
 from mer_zoo.label_shift import class_shares
+from mer_zoo.shares import given as given_shares
 
 UNVOTED = "no member voted on it"
 _NEVER = 1.0  # nothing is surer
@@ -252,22 +253,15 @@ def _by_class(ballot: Ballot, verdict: Verdict, limits: NDArray[np.float64], nev
 def _target(ballot: Ballot, verdict: Verdict, target: str | Mapping[str, float]) -> NDArray[np.float64]:
     C = len(ballot.classes)
     if isinstance(target, Mapping):
-        for name in target:
-            if name not in ballot.classes:
-                raise UnknownName("class", name, ballot.classes)
-        share = np.array([float(target.get(name, 0.0)) for name in ballot.classes])
-        if (share < 0).any() or not share.sum() > 0:
-            raise ZooError("target shares must be 0 or more, and some must be above 0", "give e.g. angry=0.4")
-        found: NDArray[np.float64] = share / share.sum()
-        return found
+        return given_shares(ballot.classes, target)
     if target == "train":
         return class_shares(_held_out(ballot, verdict)[0].label, C)
     if target == "estimated":
-        given = verdict.facts.get("prior")
+        prior = verdict.facts.get("prior")
         mean = (
             verdict.probs[_voted(verdict)].astype(np.float64).mean(0) if _voted(verdict).any() else np.ones(C)
         )
-        return np.array([given[c] for c in ballot.classes]) if given else mean / mean.sum()
+        return np.array([prior[c] for c in ballot.classes]) if prior else mean / mean.sum()
     if target == "uniform":
         return np.full(C, 1 / C)
     raise UnknownName("target", str(target), ("train", "estimated", "uniform"))

@@ -1,5 +1,6 @@
 """The settings of training, light enough for `--help`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class Settings:
         for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise ZooError(f"{name} is {getattr(self, name)}", "use 1 or more")
-        if not self.lr > 0 or not self.weight_decay >= 0:
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
             raise ZooError(
                 f"learning rate {self.lr:g} and weight decay {self.weight_decay:g} cannot be used",
                 "use a learning rate above 0 and a weight decay of 0 or more",

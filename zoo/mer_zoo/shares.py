@@ -1,14 +1,17 @@
 """The class shares of the clips on a ballot, estimated without a label of theirs."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_featurestore.errors import UnknownName
 from mer_zoo.ballots import Ballot
 from mer_zoo.calibration import Calibrator, fit_calibrator
+from mer_zoo.errors import ZooError
 from mer_zoo.label_shift import bbse, class_shares, em_prior, total_variation
 
 
@@ -72,6 +75,25 @@ def estimate(ballot: Ballot, method: str = "bcts") -> Shares | None:
 def singles(ballot: Ballot) -> NDArray[np.float32]:
     """Return the members' mean by one fold of each, `[J, n, C]`; their mean alone where folds are unknown."""
     return ballot.mean[None] if ballot.single is None else ballot.single
+
+
+def given(classes: Sequence[str], shares: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return shares as somebody gave them, float64 `[C]`, summing to one; what is not named is 0.
+
+    Raises:
+        UnknownName: A class that is not among these.
+        ZooError: A share that is no number of 0 or more, or none above 0.
+    """
+    for name, value in shares.items():
+        if name not in classes:
+            raise UnknownName("class", name, classes)
+        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise ZooError(f"the share of {name} is {value!r}", "give a number of 0 or more, e.g. 0.4")
+    share = np.array([float(shares.get(name, 0.0)) for name in classes])
+    if not share.sum() > 0:
+        raise ZooError("no class has a share above 0", 'give e.g. {"angry": 0.4, "sad": 0.6}')
+    found: NDArray[np.float64] = share / share.sum()
+    return found
 
 
 def named(classes: Sequence[str], values: NDArray[Any]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from mer_zoo.ballots import ABSTAINS, Ballot, Verdict, Vote
 from mer_zoo.dawid_skene import dawid_skene
 from mer_zoo.errors import ZooError
 from mer_zoo.label_shift import adjust
-from mer_zoo.shares import estimate, named, singles
+from mer_zoo.shares import estimate, given, named, singles
 
 _EQUAL = 1e-9
 
@@ -85,7 +85,7 @@ def prior(ballot: Ballot, *, prior: Mapping[str, float] | None = None, calibrate
             "the prior-corrected vote needs out-of-fold predictions of human-labelled clips; there are none",
             "use --vote soft, or members trained on human labels",
         )
-    share = _shares(ballot.classes, prior) if prior else shares.em
+    share = given(ballot.classes, prior) if prior else shares.em
     corrected = adjust(shares.calibrator(singles(ballot)), shares.train, share).mean(0)
     voted = np.asarray(ballot.cast.any(0))
     corrected = np.where(voted[:, None], corrected, 0.0).astype(np.float32)
@@ -131,7 +131,15 @@ def skilled(
         smoothing: Votes added to each member's confusion counts, shared by the classes (twice as many for the
             right one): members are better than chance until they prove otherwise (*reconstructed*).
         anchored: Whether held-out votes with their known labels count in the confusions as well.
+
+    Raises:
+        ZooError: A smoothing that is not above 0, or fewer iterations than one.
     """
+    if not smoothing > 0 or iterations < 1:
+        raise ZooError(
+            f"smoothing {smoothing:g} and {iterations} iterations cannot be used",
+            "use a smoothing above 0 and 1 iteration or more",
+        )
     held = ballot.held_out if anchored else None
     probs, errors, shares = dawid_skene(
         ballot.votes,
@@ -145,17 +153,6 @@ def skilled(
         "confusion": {m: e.round(4).tolist() for m, e in zip(ballot.members, errors, strict=True)},
     }
     return _verdict(ballot, probs.argmax(1), probs, facts=facts)
-
-
-def _shares(classes: Sequence[str], given: Mapping[str, float]) -> NDArray[np.float64]:
-    for name in given:
-        if name not in classes:
-            raise UnknownName("class", name, classes)
-    share = np.array([float(given.get(name, 0.0)) for name in classes])
-    if (share < 0).any() or not share.sum() > 0:
-        raise ZooError("class shares must be 0 or more, and some must be above 0", "give e.g. angry=0.4")
-    found: NDArray[np.float64] = share / share.sum()
-    return found
 
 
 def _verdict(

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from mer_featurestore.records import MODALITIES
 from mer_zoo.contract import Batch, Sequences
+from mer_zoo.errors import ZooError
 
 _LOWEST = -(2**15)  # of int16 noise
 WORD = 4  # int16 values in one 64-bit word of noise
@@ -116,12 +117,17 @@ class Dropout(nn.Module):
 
     Args:
         rate: Share of elements set to zero while training, 0 ≤ rate < 1.
+
+    Raises:
+        ZooError: Another rate.
     """
 
     multiplier: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()
+        if not (rate >= 0 and rate * 2**16 < 2**16 - 0.5):
+            raise ZooError(f"a dropout rate of {rate:g} cannot be used", "use 0 or more, below 1")
         self.rate = float(rate)
         self.register_buffer("multiplier", torch.empty(0), persistent=False)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mer_zoo.contract import Sequences
+from mer_zoo.errors import ZooError
 
 
 class Aligned(NamedTuple):
@@ -28,7 +29,12 @@ def resample(sequences: Sequences, length: Tensor, steps: int) -> Tensor:
     Step i is the mean of the real frames from ⌊i·n/length⌋ to ⌈(i+1)·n/length⌉, n being how many there are:
     fewer steps than frames average neighbours, more steps repeat frames. Where the masked frames lie does
     not matter. Steps from `length` on are zero.
+
+    Raises:
+        ZooError: Fewer steps than one.
     """
+    if steps < 1:
+        raise ZooError(f"{steps} steps leave nothing of a clip", "use steps of 1 or more")
     features, mask = sequences
     count = mask.sum(1, keepdim=True)
     size = length.clamp(min=1).unsqueeze(1)

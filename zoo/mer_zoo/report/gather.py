@@ -38,13 +38,20 @@ def gather(
     Raises:
         UnknownName: No such run, split or layer.
         BadInput: A label is of a class a run does not know.
-        ZooError: No run is named, a run is named twice, or no clip of the split has a usable label.
+        ZooError: No run is named, one is named twice or knows other classes than the first, or no clip of the
+            split has a usable label.
     """
     if not names:
         raise ZooError("a report needs runs", "name one or more: mer-zoo report RUN …")
     if len(set(names)) < len(names):
         raise ZooError("a run is named twice", "name each run once")
     runs = [find_run(store, name) for name in names]
+    for run in runs:
+        if set(run.config.classes) != set(runs[0].config.classes):
+            raise ZooError(
+                f"{run.name} knows other classes than {runs[0].name}",
+                "report runs that were trained on the same classes",
+            )
     layer = labels or default_layer(store)
     truth, commit = human_labels(store, layer, split), store.commit
     commands = {entry.path: commit.command for commit in store.log() for entry in commit.add}
