@@ -14,6 +14,7 @@ from pathlib import Path
 from mer_featurestore.errors import StoreError
 from mer_featurestore.names import check_relative
 
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without them say
 STAGING = "tmp"  # below the store, so that publishing is a rename; swept by gc
 
 
@@ -107,7 +108,7 @@ class LocalStorage(Storage):
             temporary = self._staging_folder() / secrets.token_hex(8)
             try:
                 write_durably(temporary, data)
-                _into_folder(path.parent, lambda: os.link(temporary, path))
+                _into_folder(path.parent, lambda: _link(temporary, path))
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -256,6 +257,18 @@ def explained(where: str) -> Iterator[None]:
             raise StoreError(
                 f"cannot write {place} in the store {where}: {error.strerror}",
                 "free some space and run again; what was committed is safe",
+            ) from error
+        raise
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in NO_LINKS:
+            raise StoreError(
+                f"the file system of {target.parent} has no hard links, which commits need",
+                "put the store on another disk (FAT and exFAT, as of USB sticks, have none)",
             ) from error
         raise
 

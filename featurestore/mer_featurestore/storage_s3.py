@@ -233,6 +233,10 @@ def explained_s3(where: str, name: str = "") -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotFoundError) as error:
+        if "NoSuchBucket" in str(error):  # S3's code, in the answer's body
+            raise StoreError(
+                f"the bucket of {where} does not exist", "make it, or correct its name"
+            ) from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place) from error
     except AlreadyExistsError as error:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place) from error

@@ -1,5 +1,6 @@
 """Storage: the same promises from a local folder and from an S3 server."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from mer_featurestore import Store
 from mer_featurestore.errors import BadName, StoreError
 from mer_featurestore.storage import open_storage
 
@@ -125,6 +127,21 @@ def test_deleting_the_last_file_removes_local_folders(tmp_path):
     assert not (tmp_path / "s" / "a").exists()
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named_as_such(tmp_path, monkeypatch, code):
+    """As on a USB stick: making a store says what is missing, not that permission is, and leaves nothing."""
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(
+        StoreError, match="has no hard links, which commits need; put the store on another disk"
+    ):
+        Store.create(tmp_path / "s")
+    assert not [path for path in (tmp_path / "s").rglob("*") if path.is_file()]
+
+
 def test_files_that_vanish_while_a_folder_is_listed(tmp_path):
     """A name that leads nowhere any more, as when somebody sweeps meanwhile, is passed over."""
     storage = open_storage(tmp_path)
@@ -182,6 +199,13 @@ def test_s3_errors_show_no_secrets(s3_url, monkeypatch):
     with pytest.raises(StoreError, match="s3://stores") as caught:
         open_storage(s3_url).read("store.json")
     assert "not-a-real-secret" not in str(caught.value)
+
+
+def test_s3_bucket_that_does_not_exist(s3_url):
+    """Making or opening a store there says that it is the bucket that is missing."""
+    for use in (Store.create, Store.open):
+        with pytest.raises(StoreError, match="the bucket of s3://missing/x does not exist; make it, or"):
+            use("s3://missing/x")
 
 
 def test_s3_access_denied(s3_url, monkeypatch):
