@@ -17,6 +17,13 @@ from mer_featurestore import Store
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give time to whichever test happens to be the first that needs the composite's features."""
+    for item in items:
+        if "composite_folder" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of real media and weights that may lie beside the checkout; skip without it."""

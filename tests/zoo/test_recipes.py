@@ -111,8 +111,12 @@ def test_lines_are_divided_before_they_are_filled() -> None:
             "name: x\nsteps: !!python/object/apply:os.getcwd []\n",
             r"line 2: could not determine a constructor",
         ),
-        ("- 1\n", r"line 1: Input should be a valid dictionary"),
-        ("", r"line 1: Input should be"),
+        (
+            "name: x\nsteps:\n  - {title: t, run: mer-zoo run x.yaml}\n",
+            "line 3: steps.1: run: a recipe runs no",
+        ),
+        ("- 1\n", "line 1: a recipe has a name: and steps:"),
+        ("", "line 1: a recipe has a name: and steps:"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: str, match: str) -> None:

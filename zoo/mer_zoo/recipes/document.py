@@ -63,6 +63,8 @@ class StepText(_Strict):
     def _check(self) -> Self:
         if self.run.split()[:1] not in (["mer-fs"], ["mer-zoo"]):
             raise ValueError("run: must begin with mer-fs or mer-zoo")
+        if self.run.split()[:2] == ["mer-zoo", "run"]:
+            raise ValueError("run: a recipe runs no recipes; write their steps out")
         for made in self.makes:
             kind, _, rest = made.replace(":", "/", 1).partition("/")
             if kind not in _KINDS or bool(rest) == (kind in ("store", "clips")):
@@ -151,6 +153,11 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{where}: {problem}", "put quotes around text with ': ' or ' #' in it") from None
     for line, key in _twice(tree):
         raise RecipeError(f"{path}, line {line}: {key!r} is written twice", "remove one")
+    if not isinstance(document, dict):
+        raise RecipeError(
+            f"{path}, line 1: a recipe has a name: and steps:",
+            "docs/recipes.md says what a recipe looks like",
+        )
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
