@@ -9,6 +9,7 @@ import pytest
 
 from mer_featurestore import LabelLayer, SpaceSpec, Store
 from mer_featurestore.errors import FingerprintMismatch
+from mer_zoo.compare import compare
 from mer_zoo.evaluate import evaluate
 from mer_zoo.guards import Leak, copies_in_training, labels_seen, leaks
 from mer_zoo.planning import make_plan
@@ -23,7 +24,10 @@ ONCE = Settings(epochs=1)
 
 
 def adapt(
-    store: Store, training: dict[str, Any] | None, parents: tuple[str, ...] = ("labels/gold",)
+    store: Store,
+    training: dict[str, Any] | None,
+    parents: tuple[str, ...] = ("labels/gold",),
+    splits: tuple[str, ...] = ("train",),
 ) -> Store:
     """Add an adapter whose card says this of its training, and a space `tuned-UTT` that stands on it."""
     card = json.dumps({"format": 1, "training": training}).encode()
@@ -33,7 +37,7 @@ def adapt(
     )
     rng = np.random.default_rng(0)
     with store.features.writer(spec) as writer:
-        for clip in store.clips.select(split="train"):
+        for clip in store.clips.select(split=splits):
             writer.add(clip.key, rng.normal(size=3).astype(np.float32))
     return store
 
@@ -62,6 +66,21 @@ def test_an_adapter_that_saw_the_validation_labels_is_noticed(store: Store) -> N
     assert store.commit == before
     result = train(store, "mlp", features=["tuned-UTT"], folds=2, params=SMALL, settings=ONCE)
     assert notice in result.notices
+
+
+def test_scores_on_clips_whose_labels_tuned_the_features_are_noticed(store: Store) -> None:
+    """Evaluation and comparison on another split say so too, once however many runs read the features."""
+    adapt(store, {"labels": "gold", "keys": ["test-00", "test-01"], "folds": None}, splits=("train", "test"))
+    for name in ("a", "b"):
+        found = train(
+            store, "mlp", features=["tuned-UTT"], folds=2, params=SMALL, settings=ONCE, name=name,
+            seed=ord(name),
+        )  # fmt: skip
+        assert found.notices == ()
+    (notice,) = evaluate(store, "a", "test").notices
+    assert "adapters/lora, which was tuned on the labels of 2 of the 24 clips" in notice
+    assert compare(store, "a", "b", split="test").notices == (notice,)
+    assert evaluate(store, "a", "train").notices == ()
 
 
 def test_a_card_that_says_nothing_is_taken_at_its_worst(store: Store) -> None:

@@ -12,13 +12,17 @@ import pytest
 from mer_featurestore import Clip, LabelLayer, Store
 from mer_featurestore.errors import BadInput, FingerprintMismatch, NameTaken, StoreError, UnknownName
 from mer_zoo import devices
+from mer_zoo.compare import compare
 from mer_zoo.errors import ZooError
 from mer_zoo.evaluate import evaluate
 from mer_zoo.planning import make_plan
 from mer_zoo.predict import predict, write_csv
+from mer_zoo.priors import priors
 from mer_zoo.runs import MEAN_OF_FOLDS, OUT_OF_FOLD, RunConfig, find_run, list_runs, summaries
+from mer_zoo.search import search
 from mer_zoo.settings import Settings
 from mer_zoo.train import train
+from mer_zoo.vote_shift import vote_shift
 
 ToyStore = Callable[[Path], Store]
 QUICK = Settings(epochs=6, lr=1e-2)
@@ -261,6 +265,20 @@ def test_mistakes_are_told_before_training(
     """A wrong name or an empty selection is one error with a remedy."""
     with pytest.raises(error, match=match):
         train(toy_store, **{"card": "mlp", **options})
+
+
+def test_a_seed_that_no_generator_takes_is_refused_everywhere(trained: Store) -> None:
+    """Whatever draws says so in words, before it works."""
+    (run,) = list_runs(trained)[:1]
+    for draw in (
+        lambda seed: search(trained, "mlp", seed=seed),
+        lambda seed: compare(trained, run, run, seed=seed),
+        lambda seed: priors(trained, run, seed=seed),
+        lambda seed: vote_shift(trained, [run], seed=seed),
+    ):
+        for seed in (-1, 2**32):
+            with pytest.raises(ZooError, match="cannot be a seed"):
+                draw(seed)
 
 
 def test_labels_of_one_class(store: Store) -> None:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from mer_zoo.bootstrap import SEED, Interval, percentile, resample, scores_of
 from mer_zoo.errors import ZooError
-from mer_zoo.guards import copies_in_training, pseudo_in_training
+from mer_zoo.guards import flattered
 from mer_zoo.runs import COMPARISON, OUT_OF_FOLD, Predictions, Run, dump, find_run
+from mer_zoo.settings import check_seed
 from mer_zoo.trainset import TEST, default_layer
 from mer_zoo.truth import class_indices, human_labels
 
@@ -130,6 +131,9 @@ def compare(
         BadInput: A label is of a class a run does not know.
         ZooError: The runs are the same, know different classes, or share no labelled clip.
     """
+    check_seed(seed)
+    if resamples < 1:
+        raise ZooError(f"{resamples} resamples are no bootstrap", "use 1 or more")
     first, second = (find_run(store, run) if isinstance(run, str) else run for run in (a, b))
     _check_pair(first, second)
     layer = labels or (first.config.labels if split is None else default_layer(store))
@@ -270,8 +274,8 @@ def _notices(store: "Store", a: Run, b: Run, split: str | None, keys: Sequence[s
             "learned from different clips"
         )
     for run in (a, b) if split is not None else ():
-        found += [*pseudo_in_training(store, run, keys), *copies_in_training(store, run, keys)]
-    return tuple(found)
+        found += flattered(store, run, keys)
+    return tuple(dict.fromkeys(found))  # both may read the same features
 
 
 def _on_record(store: "Store", found: Comparison, command: str) -> Comparison:

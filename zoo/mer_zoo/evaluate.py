@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mer_zoo.guards import copies_in_training, pseudo_in_training
+from mer_zoo.guards import flattered
 from mer_zoo.metrics import Scores, score
 from mer_zoo.predict import predict
 from mer_zoo.runs import EVALUATION, Run, dump, find_run
@@ -78,10 +78,7 @@ def evaluate(
         labels=layer,
         record=record,
         missing=predicted.missing,
-        notices=(
-            *pseudo_in_training(store, run, predicted.keys),
-            *copies_in_training(store, run, predicted.keys),
-        ),
+        notices=tuple(flattered(store, run, predicted.keys)),
     )
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from mer_featurestore.records import Clip
 from mer_zoo.errors import ZooError
+from mer_zoo.settings import check_seed
 
 GROUPINGS = ("auto", "speaker", "group", "none")
-MOST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,7 @@ def make_folds(
         ZooError: Fewer than two folds, clips or groups, a seed out of range, or a grouping that the catalogue
             does not give.
     """
-    if not 0 <= seed <= MOST_SEED:
-        raise ZooError(f"{seed} cannot be a seed", f"use a whole number from 0 to {MOST_SEED}")
+    check_seed(seed)
     if folds < 2:
         raise ZooError(f"cannot cross-validate with {folds} folds", "use --folds 2 or more")
     if len(clips) < 2:

@@ -111,6 +111,24 @@ def labels_seen(store: "Store", adapter: "Bundle") -> set[str]:
     }
 
 
+def flattered(store: "Store", run: "Run", keys: Sequence[str]) -> list[str]:
+    """Say what would make a run's scores on these clips too good.
+
+    Args:
+        store: The store.
+        run: What is scored.
+        keys: The clips it is scored on.
+
+    Returns:
+        A sentence per finding; none when all is well.
+    """
+    return [
+        *tuned_on_validation(store, run.config.inputs, keys),
+        *pseudo_in_training(store, run, keys),
+        *copies_in_training(store, run, keys),
+    ]
+
+
 def pseudo_in_training(store: "Store", run: "Run", keys: Iterable[str]) -> list[str]:
     """Say of how many clips a run, or one that it went on from, was trained on a pseudo-label."""
     trained = len(set(keys) & pseudo_labelled(store, run))

@@ -19,6 +19,7 @@ from mer_zoo.label_shift import adjust, bbse, class_shares, em_prior, total_vari
 from mer_zoo.members import OutOfFold, out_of_fold
 from mer_zoo.predict import predict
 from mer_zoo.runs import MEAN_OF_FOLDS, Predictions, Run, find_run
+from mer_zoo.settings import check_seed
 from mer_zoo.trainset import HUMAN
 from mer_zoo.warm import pseudo_labelled
 
@@ -126,10 +127,11 @@ def priors(
 
     Raises:
         UnknownName: No such run, split, layer or calibration.
-        ZooError: No clip of the split is new to the run, or none that the layer knows.
+        ZooError: No clip of the split is new to the run, or known to the layer; a seed out of range.
     """
     if resamples < 1:
         raise ZooError(f"{resamples} bootstrap samples", "use 1 or more")
+    check_seed(seed)
     run = find_run(store, run) if isinstance(run, str) else run
     held, predicted = out_of_fold(store, run), predict(store, run, split, by_fold=True, device=device)
     new = predicted.origin == MEAN_OF_FOLDS

@@ -20,6 +20,7 @@ from mer_zoo.media_damage import Blank, Damage, Noise, damaged_film, damaged_sou
 from mer_zoo.registry import find_model
 from mer_zoo.robustness import MASKED, SNRS, check_ratios, decide, likeliest, removed, unseen
 from mer_zoo.runs import Run, find_run
+from mer_zoo.settings import check_seed
 from mer_zoo.spaces import Inputs, guard
 from mer_zoo.trainset import TEST, default_layer
 
@@ -79,6 +80,7 @@ def robustness_media(
     run = find_run(store, run) if isinstance(run, str) else run
     blanks = [Blank(share, stretches, patch) for share in masked]
     check_ratios(snrs)
+    check_seed(seed)
     guard(store, run.config.inputs, run.name)
     layer = labels or default_layer(store)
     keys, label = unseen(store, run, layer, judge)

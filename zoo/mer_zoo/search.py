@@ -18,7 +18,7 @@ from mer_zoo.registry import find_model
 from mer_zoo.runs import SEARCH, dump
 from mer_zoo.search_space import ROUND, Sampler, Space, key_of, make_space
 from mer_zoo.search_state import SCORES, Outcome, State, digest_of
-from mer_zoo.settings import Settings
+from mer_zoo.settings import Settings, check_seed
 from mer_zoo.train import RunResult, carry_out, check_name_is_free, result_of
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def search(
         raise ZooError(
             f"{trials} trials of {seeds} seeds are no search", "use --trials and --seeds 1 or more"
         )
+    check_seed(seed)
     space = make_space(card, draw=draw, fix=fix, settings=settings)
     drawing = Sampler(space, sampler, seed)
     plan = make_plan(store, card, params=space.params, settings=space.settings, seed=seed, **options)

@@ -9,6 +9,13 @@ from mer_featurestore.errors import UnknownName
 from mer_zoo.errors import ZooError
 
 PRECISIONS = ("float32", "bfloat16")
+_MOST_SEED = 2**32 - 1  # the legacy generator that folds are drawn with takes no more
+
+
+def check_seed(seed: int) -> None:
+    """Raise ZooError for a seed that not every generator takes."""
+    if not 0 <= seed <= _MOST_SEED:
+        raise ZooError(f"{seed} cannot be a seed", f"use a whole number from 0 to {_MOST_SEED}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from mer_zoo.experiments import Experiment, Line, keep
 from mer_zoo.label_shift import class_shares
 from mer_zoo.members import collect, find_members
 from mer_zoo.runs import Run
+from mer_zoo.settings import check_seed
 from mer_zoo.strategies import find_vote
 from mer_zoo.trainset import TEST, default_layer
 from mer_zoo.truth import class_indices, human_labels
@@ -60,6 +61,7 @@ def vote_shift(
     """
     if draws < 2 or not votes:
         raise ZooError(f"{draws} draws of {len(votes)} votes", "use 2 draws or more, and name a vote")
+    check_seed(seed)
     cards = [find_vote(name) for name in dict.fromkeys(votes)]
     members = find_members(store, runs)
     layer = labels or default_layer(store)
