@@ -16,13 +16,8 @@ if TYPE_CHECKING:
     from mer_featurestore.fragments import Fragment
 
 
-def hash_key(key: bytes) -> int:
-    """Return the 64-bit hash of a key's UTF-8 bytes (BLAKE2b, 8 bytes, little-endian)."""
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
-
-
 def hash_keys(keys: Iterable[bytes]) -> NDArray[np.uint64]:
-    """Return the hashes of many keys, uint64 `[n]`."""
+    """Return the 64-bit hash of each key's UTF-8 bytes (BLAKE2b, 8 bytes, little-endian), uint64 `[n]`."""
     blake2b = hashlib.blake2b
     return np.frombuffer(b"".join([blake2b(key, digest_size=8).digest() for key in keys]), "<u8")
 

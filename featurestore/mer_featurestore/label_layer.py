@@ -169,10 +169,6 @@ class LabelLayer:
         n = np.bincount(self.label[self.kept], minlength=len(self.classes))
         return {c: int(n[i]) for i, c in enumerate(self.classes)}
 
-    def renamed(self, name: str) -> "LabelLayer":
-        """Return the same layer under another name."""
-        return replace(self, name=name)
-
     def over(self, parents: Iterable[str]) -> "LabelLayer":
         """Return the same layer standing on these committed things (`labels/gold`, `runs/agt-1`)."""
         return replace(self, parents=tuple(parents))

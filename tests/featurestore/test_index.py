@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from mer_featurestore import Store, fragments, index
-from mer_featurestore.index import KeyIndex, hash_key, hash_keys
+from mer_featurestore.index import KeyIndex, hash_keys
 from support.features import fill, make_spec, write
 
 
 def test_hashes_are_stable() -> None:
     """The hash is part of the format: it never changes."""
     assert hash_keys([b"clip/1", "ü".encode()]).tolist() == [15296211533016664434, 3976460501203677525]
-    assert hash_key(b"clip/1") == 15296211533016664434
 
 
 def test_every_key_is_found_and_no_other(tmp_path: Path) -> None:
