@@ -1,7 +1,9 @@
 """The experiments: lines measured by hand, and each experiment once on a small store."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,6 +203,39 @@ def test_ablate(trained: Store) -> None:
         ablate(trained, course, encoder_swap=["sound-UTT"])
     with pytest.raises(ZooError, match="use 1 or more"):
         Course(name="x", seeds=0)
+
+
+def test_runs_on_other_features_are_not_taken_for_these(trained: Store) -> None:
+    """A name that is there already stands for its own features; other ones under it are refused."""
+    course = Course(name="feat", folds=2, settings=QUICK, features=("sound-UTT",))
+    first = sweep_threshold(trained, course, (0.4,), ["all"], model="mlp")
+    assert sweep_threshold(trained, course, (0.4,), ["all"], model="mlp").lines == first.lines
+    with pytest.raises(ZooError, match=r"'feat.human.s0' that was trained otherwise"):
+        sweep_threshold(trained, replace(course, features=("face-UTT",)), (0.4,), ["all"], model="mlp")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"pseudo": "rund1"}, {"encoder_swap": ["sound-FR"]}, {"expert_classes": ["sda"]}]
+)
+def test_an_ablation_trains_nothing_for_a_wrong_name(trained: Store, wrong: dict[str, Any]) -> None:
+    """What is needed only at the end is looked up at the beginning."""
+    before = trained.commit
+    with pytest.raises(UnknownName):
+        ablate(trained, Course(name="wrong", folds=2, settings=QUICK), **wrong)
+    assert trained.commit == before
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"runs": ["al"]}, {"vote": "sofft"}, {"split": "unlabelled"}, {"audit": "audti"}]
+)
+def test_a_sweep_trains_nothing_for_a_wrong_name(trained: Store, wrong: dict[str, Any]) -> None:
+    """Members, vote, split and audit layer are looked up before the first training."""
+    before = trained.commit
+    with pytest.raises(UnknownName):
+        sweep_threshold(
+            trained, Course(name="wrong", folds=2, settings=QUICK), (0.4,), **{"runs": ["all"], **wrong}
+        )
+    assert trained.commit == before
 
 
 def test_one_layer_trains_and_another_judges(trained: Store) -> None:

@@ -13,7 +13,7 @@ from mer_zoo.registry import find_model
 from mer_zoo.runs import Run
 from mer_zoo.spaces import choose
 from mer_zoo.topn import modality_of
-from mer_zoo.votes import expert_weights, majority, weighted
+from mer_zoo.votes import expert_weights, majority, weight_matrix, weighted
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -58,19 +58,24 @@ def ablate(
 
     Raises:
         UnknownName: No such space, layer, split or class.
-        ZooError: A swap changes nothing, or a run was trained otherwise.
+        ZooError: A swap changes nothing, a weight is negative, or a run was trained otherwise.
     """
     exam = set_exam(store, course)
     chosen = choose(store, find_model("agt"), course.features).chosen
     spaces = {name: str(c) for name, c in chosen.items()}
+    # What was typed wrong is told now, and not when hours of training are over.
+    swaps = {space: _swapped(store, spaces, space) for space in encoder_swap}
+    classes = expert_classes or rarest(store, exam.labels)
+    weight_matrix(["expert"], exam.classes, expert_weights(["expert"], classes, expert_weight))
+    if pseudo:
+        store.labels.resolve(pseudo)
     made = {
         TOLD[line]: trained(store, course, line, model, labels=exam.labels, params=params)
         for line, (model, params) in VARIANTS.items()
     }
     if pseudo:
         made[f"audio-guided, on {pseudo}"] = trained(store, course, f"agt-{pseudo}", "agt", labels=pseudo)
-    for space in encoder_swap:
-        features = _swapped(store, spaces, space)
+    for space, features in swaps.items():
         line = f"agt-with-{space.replace(':', '.')}"
         made[f"audio-guided, with {space}"] = trained(
             store, course, line, "agt", labels=exam.labels, features=features
@@ -80,7 +85,6 @@ def ablate(
         trained(store, course, f"mlp-{space.replace(':', '.')}", "mlp", labels=exam.labels, features=[space])
         for space in spaces.values()
     ]
-    classes = expert_classes or rarest(store, exam.labels)
     voted = _voted(store, course, exam, [*probes, made[TOLD["agt"]]], classes, expert_weight)
     said |= voted
     used = [run for runs in (*made.values(), *probes) for run in runs]

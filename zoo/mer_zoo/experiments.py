@@ -23,6 +23,7 @@ from mer_zoo.predict import predict
 from mer_zoo.registry import complete_params, find_model
 from mer_zoo.runs import EXPERIMENT, Run, dump, find_run
 from mer_zoo.settings import Settings
+from mer_zoo.spaces import choose
 from mer_zoo.train import train
 from mer_zoo.trainset import TEST, default_layer
 from mer_zoo.truth import class_indices, human_labels
@@ -191,14 +192,15 @@ def trained(
         ZooError: A run of that name was trained otherwise.
     """
     names = [f"{course.name}.{line}.s{seed}" for seed in range(course.seeds)]
+    reads = features or course.features
     for seed, name in enumerate(names):
         if name in store.runs:
-            _check_same(find_run(store, name), model, labels, params or {}, seed, course)
+            _check_same(store, find_run(store, name), model, labels, params or {}, reads, seed, course)
             continue
         train(
             store,
             model,
-            features=features or course.features,
+            features=reads,
             labels=labels,
             folds=course.folds,
             seed=seed,
@@ -320,10 +322,17 @@ def read_experiment(store: "Store", name: str) -> tuple[Experiment, dict[str, An
 
 
 def _check_same(
-    run: Run, model: str, labels: str, params: Mapping[str, Any], seed: int, course: Course
+    store: "Store",
+    run: Run,
+    model: str,
+    labels: str,
+    params: Mapping[str, Any],
+    features: Sequence[str] | None,
+    seed: int,
+    course: Course,
 ) -> None:
-    config = run.config
-    given = complete_params(find_model(model), params)
+    config, card = run.config, find_model(model)
+    given = complete_params(card, params)
     differs = (config.model, config.labels, config.seed, config.folds_asked, config.settings) != (
         model,
         labels,
@@ -331,7 +340,7 @@ def _check_same(
         course.folds,
         course.settings,
     ) or any(config.params[name] != value for name, value in given.items() if name in params)
-    if differs:
+    if differs or config.inputs != choose(store, card, features):
         raise ZooError(f"there is a run {run.name!r} that was trained otherwise", "choose another --as")
 
 

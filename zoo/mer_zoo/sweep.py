@@ -9,9 +9,11 @@ from mer_featurestore import LabelLayer
 from mer_featurestore.errors import NameTaken
 from mer_zoo.errors import ZooError
 from mer_zoo.experiments import Course, Experiment, decisions, keep, measure, set_exam, trained
+from mer_zoo.members import find_members
 from mer_zoo.proportions import wilson
 from mer_zoo.pseudo_label import NothingKept, pseudo_label
-from mer_zoo.trainset import HUMAN
+from mer_zoo.strategies import find_vote
+from mer_zoo.trainset import HUMAN, check_split
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -49,6 +51,12 @@ def sweep_threshold(
     if not thresholds or len(set(thresholds)) < len(thresholds) or not all(0 <= t <= 1 for t in thresholds):
         raise ZooError("thresholds must be different numbers between 0 and 1", "give e.g. 0.8,0.9,0.95")
     exam = set_exam(store, course)
+    # What was typed wrong is told now, and not when hours of training are over.
+    find_members(store, runs)
+    find_vote(vote)
+    check_split(store, split)
+    if audit is not None:
+        store.labels.resolve(audit)
     base = trained(store, course, "human", model, labels=exam.labels)
     said, facts = {"human labels only": decisions(store, course, exam, base)}, {}
     parents = [f"labels/{exam.labels}", f"labels/{exam.truth}", *(f"runs/{run.name}" for run in base)]
