@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -264,7 +265,8 @@ def _unknown_labels(options: Options) -> tuple[str, ...]:
     adapter = options.adapter
     labels = "" if adapter.card.get("training") else " --labels LAYER"
     told = f"adapter {adapter.name} is used from its folder, so the store will not know which labels these "
-    told += f"features have seen; take it in: mer-fs adapters add {adapter.folder} --as NAME{labels}"
+    folder = shlex.quote(str(adapter.folder))
+    told += f"features have seen; take it in: mer-fs adapters add {folder} --as NAME{labels}"
     return (f"{told}, and extract with --adapter NAME",)
 
 
