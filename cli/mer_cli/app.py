@@ -1,5 +1,6 @@
 """What every command shares: lazy loading, `--store`, `--json`, `--debug`, errors as one line, exit codes."""
 
+import errno
 import functools
 import importlib
 import json
@@ -46,6 +47,17 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"no command named {args[0]!r}; {suggest(args[0], self.lazy)}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what is wrong with its words is told as JSON when `--json` is among them."""
+        asked = "--json" in ctx.args
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if not asked:
+                raise
+            told = error.ctx.command_path if error.ctx else ctx.command_path
+            raise JsonUsageError(error.format_message(), f"see {told} --help") from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands from the table, importing none of them."""
         with formatter.section("Commands"):
@@ -83,6 +95,20 @@ def command(
     return decorate
 
 
+class JsonUsageError(click.ClickException):
+    """Words that cannot be parsed: one JSON document, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+    def show(self, file: Any = None) -> None:
+        """Print it."""
+        click.echo(json.dumps({"error": self.message, "remedy": self.remedy}), file=file or sys.stdout)
+
+
 class CommandError(click.ClickException):
     """A user's error: one line on stderr (or one JSON document with `--json`), exit code 1."""
 
@@ -93,8 +119,8 @@ class CommandError(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print it."""
         if self.as_json:
-            remedy = getattr(self.error, "remedy", "")
-            message = getattr(self.error, "message", self.message)
+            remedy = getattr(self.error, "remedy", _system_remedy(self.error))
+            message = getattr(self.error, "message", self.message.removesuffix(f"; {remedy}"))
             click.echo(json.dumps({"error": message, "remedy": remedy}), file=file or sys.stdout)
         else:
             click.echo(f"Error: {self.message}", err=True)
@@ -104,8 +130,22 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, MerError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        told = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return f"{told}; {_system_remedy(error)}"
     return f"{type(error).__name__}: {error}; run again with --debug to see where"
+
+
+def _system_remedy(error: Exception) -> str:
+    """Return what helps when the operating system refuses; empty for other errors."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return ""
+    if isinstance(error, FileNotFoundError):
+        return "check the path, and that its folder exists"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "name a place you may read and write"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room, then run the same command again"
+    return "run again with --debug to see where"
 
 
 def store_option(function: Command) -> Command:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from mer_cli.app import table
+from mer_featurestore.wording import plural
 
 SHOWN = 20
 
@@ -29,8 +30,8 @@ def print_trials(document: Mapping[str, Any]) -> None:
         click.echo(f"… and {len(trials) - SHOWN} more; all of them with --json")
     members = len(trials[0]["members"])
     click.echo(
-        f"{document['drawn']} trials, {len(trials)} distinct of {document['size']}; mean ± standard "
-        f"deviation over {members} folds and seeds, each at its best epoch"
+        f"{plural(document['drawn'], 'trial')}, {len(trials)} distinct of {document['size']}; mean ± "
+        f"standard deviation over {members} folds and seeds, each at its best epoch"
     )
 
 

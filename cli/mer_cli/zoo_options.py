@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mer_cli.app import table
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.metrics import Scores
@@ -41,7 +42,8 @@ def print_scores(title: str, scores: "Scores") -> None:
         f"{shown_as} {getattr(scores, name):.4f} [{intervals[name].low:.4f}, {intervals[name].high:.4f}]"
         for name, shown_as in SCORES.items()
     ]
-    click.echo(f"{title}: {'  '.join(told)}  ECE {scores.ece:.4f}  ({scores.n} clips; [95 % intervals])")
+    clips = plural(scores.n, "clip")
+    click.echo(f"{title}: {'  '.join(told)}  ECE {scores.ece:.4f}  ({clips}; [95 % intervals])")
     rows = [
         (name, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", c.support)
         for name, c in scores.per_class.items()

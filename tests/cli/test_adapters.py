@@ -50,10 +50,10 @@ def test_from_peft_to_features(store: Store, tmp_path: Path) -> None:
     listed = mer_fs(store, "adapters").stdout
     assert all(word in listed for word in ("hubert-large-lora", "LORA", "0-4", "q_proj", "gold"))
     assert json.loads(mer_fs(store, "adapters", "list", "--json").stdout)[0]["rank"] == 4
-    assert "labels/gold, 1 clips" in mer_fs(store, "adapters", "show", "hubert-large-lora").stdout
+    assert "labels/gold, 1 clip" in mer_fs(store, "adapters", "show", "hubert-large-lora").stdout
 
     done = mer_fs(store, *plugin)
-    assert "1 clips into hubert-large-lora-UTT" in done.stdout, done.output
+    assert "1 clip into hubert-large-lora-UTT" in done.stdout, done.output
     lineage = mer_fs(store, "lineage", "hubert-large-lora-UTT").stdout
     assert "adapters/hubert-large-lora" in lineage
     assert "labels/gold" in lineage

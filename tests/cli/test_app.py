@@ -92,10 +92,10 @@ def test_json_errors_are_json() -> None:
 
 
 def test_an_os_error_names_the_file(tmp_path: Path) -> None:
-    """Errors of the operating system name the file they are about."""
+    """Errors of the operating system name the file they are about, and what helps."""
     missing = tmp_path / "nowhere"
     result = CliRunner().invoke(failing(FileNotFoundError(2, "No such file or directory", str(missing))), [])
-    assert result.output == f"Error: No such file or directory: {missing}\n"
+    assert result.output == f"Error: No such file or directory: {missing}; check the path, and that its folder exists\n"
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
@@ -107,6 +107,42 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
     result = CliRunner().invoke(gone)
     assert (result.exit_code, result.output) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "out/p.csv"), "its folder exists"),
+        (PermissionError(errno.EACCES, "Permission denied", "out/p.csv"), "a place you may read and write"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/p.csv"), "make room"),
+    ],
+)
+def test_what_the_system_refuses_has_a_remedy(error: OSError, remedy: str) -> None:
+    """The operating system's word and the file, then what helps; apart from each other in JSON."""
+    told = CliRunner().invoke(failing(error), []).output
+    assert told.startswith(f"Error: {error.strerror}: out/p.csv; ")
+    assert remedy in told
+    document = json.loads(CliRunner().invoke(failing(error), ["--json"]).output)
+    assert document["error"] == f"{error.strerror}: out/p.csv"
+    assert remedy in document["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["export", "x", "--to", "y", "--format", "numpy"], "'numpy' is not one of"),
+        (["labels", "difff"], "did you mean 'diff'?"),
+        (["clips", "--bogus"], "--bogus"),
+    ],
+)
+def test_wrong_words_are_told_in_json_too(words: list[str], told: str) -> None:
+    """With `--json` a usage error is one JSON document with exit code 2; without it, click's own words."""
+    result = CliRunner().invoke(fs.main, [*words, "--json"])
+    assert result.exit_code == 2
+    assert told in json.loads(result.stdout)["error"]
+    plain = CliRunner().invoke(fs.main, words)
+    assert plain.exit_code == 2
+    assert plain.stdout == ""
 
 
 def test_ctrl_c_says_that_nothing_is_lost() -> None:

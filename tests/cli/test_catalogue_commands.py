@@ -121,7 +121,7 @@ def test_duplicates_are_listed(run: Run) -> None:
     assert "a    " in run("duplicates").output
     Path("more.csv").write_text("key,text\nz,other\n")
     run("ingest", "more.csv", "--no-hash")
-    assert "1 clips have no content hash" in run("duplicates").output
+    assert "not compared: 1 clip without a content hash" in run("duplicates").output
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_labels_diff(layers: Run) -> None:
     found = load(layers, "labels", "diff", "round1", "round2")
     assert (found["flips"], found["added"], found["removed"]) == ({"c": ["happy", "sad"]}, {"d": "sad"}, {})
     output = layers("labels", "diff", "round1", "round2", "--keys").output
-    assert "round1 → round2: 1 flips, 1 added, 0 removed, 2 unchanged" in output
+    assert "round1 → round2: 1 flip, 1 added, 0 removed, 2 unchanged" in output
     assert "c    happy   sad" in output
     assert "0 flips" in layers("labels", "diff", "gold", "gold").output
 
@@ -206,7 +206,7 @@ def test_import_and_export_of_features(run: Run) -> None:
     for i, key in enumerate("abcz"):
         np.save(f"enc-UTT/{key}.npy", np.full(3, i, np.float32))
     output = run("import", "mertools", "enc-UTT", "--modality", "audio", "--ignore-unknown").output
-    assert "enc-UTT: 3 clips added, 0 were there, 1 not in the catalogue left out" in output
+    assert "enc-UTT: 3 clips added, 0 there already, 1 not in the catalogue left out" in output
     written = load(run, "export", "enc-UTT", "--to", "out", "--split", "train")
     assert written == ["out/enc-UTT"]
     assert sorted(p.name for p in Path("out/enc-UTT").iterdir()) == ["a.npy", "b.npy"]
@@ -224,7 +224,7 @@ def test_import_of_an_mmsa_file(run: Run) -> None:
     }
     Path("f.pkl").write_bytes(pickle.dumps({"train": part}))
     output = run("import", "mmsa", "f.pkl", "--as", "sims", "--create-clips", "--labels-as", "sims").output
-    assert "sims-audio-FRA: 1 clips added, 0 were there, 1 quarantined" in output
+    assert "sims-audio-FRA: 1 clip added, 0 there already, 1 quarantined" in output
     assert "v$_$2: " in output
     assert Store.open("mer-store").labels["sims"].counts() == {"Negative": 1, "Positive": 1}
 

@@ -62,7 +62,7 @@ def test_derive_and_again(store: Store) -> None:
     assert f"{N} clips into small-UTT: rows of 3, from clip-vit-large-UTT." in first.stdout
     assert "by adapter small" in first.stdout
     again = run(store, "mer-fs", *words)
-    assert again.stdout.startswith(f"Nothing to do: {N} clips of clip-vit-large-UTT are in small-UTT.")
+    assert again.stdout.startswith(f"Nothing to do: {N} clips of clip-vit-large-UTT in small-UTT already.")
     assert json.loads(run(store, "mer-fs", *words, "--json").stdout)["there"] == N
     assert "adapters/small" in run(store, "mer-fs", "lineage", "features/small-UTT").stdout
     shown = run(store, "mer-fs", "adapters", "show", "small").stdout

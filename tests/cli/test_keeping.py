@@ -75,7 +75,7 @@ def test_gc_deletes_and_says_how_much(url):
     store = Store.open(url)
     store.storage.create("runs/dead/weights", bytes(1000))
     assert call("gc").stdout.startswith("deleted 0 files")
-    assert call("gc", "--grace", "0", "-n").stdout.startswith("would delete 1 files, 1,000 bytes")
+    assert call("gc", "--grace", "0", "-n").stdout.startswith("would delete 1 file, 1,000 bytes")
     assert json.loads(call("gc", "--grace", "0", "--json").stdout)["files"] == {"runs/dead/weights": 1000}
     call("rm", "agt-1")
     assert "before commit 3 given up" in call("gc", "--grace", "0", "--keep", "1").stdout

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from mer_cli.commands.extract import extract
 from mer_cli.zoo import main
 from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
+from mer_featurestore.wording import plural
 from mer_plugins.samples import voice, write_wav
 
 CLASSES = ("angry", "happy", "sad")
@@ -139,7 +140,7 @@ def test_suspects(tmp_path: Path) -> None:
     listed = {row["key"]: row for row in as_json(store.url, "suspects", "a")}
     assert listed["train4"]["taken_for"] == store.labels["truth"]["train4"]
     assert listed["train4"]["own"] < listed["train4"]["other"]
-    assert f"{len(listed)} labels are doubted" in run(store.url, "suspects", "a").output
+    assert f"doubted: {plural(len(listed), 'label')}" in run(store.url, "suspects", "a").output
     assert Store.open(store.url).commit == before
 
 

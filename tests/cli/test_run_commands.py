@@ -133,7 +133,7 @@ def test_submit(url: str, tmp_path: Path) -> None:
     """A row per clip of the split; the clip without features is named with its fallback."""
     done = run(url, "submit", "a", "--split", "test", "--to", str(tmp_path / "s.csv"))
     assert done.exit_code == 0, done.output
-    assert "1 clip has none of the run's features, written as 'angry': test29" in done.stderr
+    assert "1 clip without any of the run's features written as 'angry': test29" in done.stderr
     assert "wrote 12 rows" in done.output
     assert (tmp_path / "s.csv").read_text().splitlines()[0] == "name,emotion"
     told = ("--format", "mer2024", "--columns", "clip,label", "--fallback", "sad")

@@ -22,7 +22,7 @@ from mer_zoo.alignment.fitting import numbered
 from mer_zoo.alignment.head import Head, folded, length_of
 from mer_zoo.alignment.losses import PairLoss
 from mer_zoo.alignment.pairs import choose_pairs, find_space
-from mer_zoo.alignment.retrieval import chance, mean_of, oracle, rate, retrieve
+from mer_zoo.alignment.retrieval import chance, few, mean_of, oracle, rate, retrieve
 from mer_zoo.alignment.rows import Rows
 from mer_zoo.errors import ZooError
 from mer_zoo.guards import tuned_on_validation
@@ -232,6 +232,7 @@ def test_speakers_are_on_one_side(store: Store) -> None:
         ({"splits": ("few",)}, ZooError, "too few clips"),
         ({"labels": "golden"}, UnknownName, "did you mean 'gold'"),
         ({"name": "taken"}, NameTaken, "choose another --as"),
+        ({"name": "words", "labels": "gold"}, NameTaken, "there is a space 'words-UTT' already"),
         ({"judge": "gold"}, ZooError, "no held-out clip has a human label"),
     ],
 )
@@ -325,6 +326,14 @@ def test_retrieval_by_hand() -> None:
     silent = retrieve("", np.ones((10, 3)), np.ones((10, 3)), ["a", "b"] * 5, at=(1, 5))
     assert silent.rates()["R@1"].value == pytest.approx(chance(10)["R@1"])
     assert silent.rates()["ahead"].value == pytest.approx(0.5)
+
+
+def test_few_candidates() -> None:
+    """Where k candidates or fewer are held out, a notice says that R@k is 1 by chance."""
+    assert few(11) == []
+    assert few(10)[0].startswith("only 10 held-out clips: R@10 cannot be below 1, which is chance")
+    assert few(4)[0].startswith("only 4 held-out clips: R@5 and R@10 cannot")
+    assert chance(4)["R@5"] == chance(10)["R@10"] == 1.0
 
 
 def test_retrieval_by_class() -> None:

@@ -7,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from mer_cli.app import LazyGroup, at_option, command, emit, open_store, store_option, table
+from mer_featurestore.wording import plural
 
 COMMANDS = {
     "list": ("mer_cli.commands.adapters:adapters_list", "List adapters: base model, layers, rank, labels."),
@@ -132,9 +133,10 @@ def _seen(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if training is not None:
         own = len(training.get("folds") or ())
         kept = f", {own} of them in folds that have not seen theirs" if own else ""
-        yield "trained on", f"labels/{training['labels']}, {len(training['keys'])} clips{kept}"
+        yield "trained on", f"labels/{training['labels']}, {plural(len(training['keys']), 'clip')}{kept}"
     if aligned is not None:
-        yield "aligned to", f"features/{aligned.get('aligned_to')}, {len(aligned.get('keys', ()))} clips"
+        clips = plural(len(aligned.get("keys", ())), "clip")
+        yield "aligned to", f"features/{aligned.get('aligned_to')}, {clips}"
     if fitted is not None:
         yield "fitted", _fit(fitted)
     if training is None and aligned is None and fitted is None:
@@ -148,7 +150,7 @@ def _tuned(tuned: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "tuned with", f"{tuned.get('plugin')}: {how}"
     if held := tuned.get("out_of_fold"):
         frozen = f", {tuned['frozen']['uar']:.4f} by the frozen encoder" if tuned.get("frozen") else ""
-        yield "held out", f"UAR {held['uar']:.4f}{frozen}, {held['n']} clips"
+        yield "held out", f"UAR {held['uar']:.4f}{frozen}, {plural(held['n'], 'clip')}"
 
 
 def _fit(fitted: dict[str, Any]) -> str:
@@ -156,4 +158,5 @@ def _fit(fitted: dict[str, Any]) -> str:
     kept = fitted.get("explained_variance_ratio")
     variance = f", {kept:.1%} of the variance kept" if kept is not None else ""
     splits = " and ".join(fitted.get("splits", ()))
-    return f"to {fitted.get('clips')} clips of {splits} in features/{fitted.get('space')}{variance}"
+    clips = plural(int(fitted.get("clips", 0)), "clip")
+    return f"to {clips} of {splits} in features/{fitted.get('space')}{variance}"

@@ -1,5 +1,6 @@
 """`mer-zoo align`."""
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,8 +15,10 @@ from mer_cli.align_options import (
 from mer_cli.app import command, command_line, emit, open_store, store_option, table
 from mer_cli.progress import progress
 from mer_cli.zoo_options import device_option, print_notices
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
+    from mer_plugins.contract import Options
     from mer_zoo.alignment.aligning import Alignment
 
 
@@ -61,15 +64,24 @@ def align(visual: str, store_url: str, *, encoder: bool, **said: Any) -> None:
             )
         else:
             found = align_spaces(store, aim, settings, tell)
-    emit(found.to_json(), lambda: _print(found, encoder))
+    emit(found.to_json(), lambda: _print(found, _extraction(visual, aim.name, options) if encoder else ""))
 
 
-def _print(found: "Alignment", encoder: bool) -> None:
+def _extraction(plugin: str, adapter: str, options: "Options") -> str:
+    """Return the command that extracts with an adapted encoder, with the options that were just typed."""
+    said = {"--model": options.model, "--revision": options.revision, "--layers": options.layers}
+    words = [word for name, value in said.items() if value is not None for word in (name, value)]
+    words += [word for name, value in options.extra.items() for word in ("--option", f"{name}={value}")]
+    words += ["--adapter", adapter, "--as", adapter]
+    return shlex.join(["mer-fs", "extract", "--plugin", plugin, *words])
+
+
+def _print(found: "Alignment", extraction: str) -> None:
     print_notices(found.notices)
     metrics = found.metrics
     clips = metrics["clips"]
     what = f"{metrics['visual']} to {metrics['acoustic']}"
-    parts = f"{clips['train']} clips train, {clips['valid']} validate"
+    parts = f"{plural(clips['train'], 'clip')} train, {clips['valid']} validate"
     click.echo(f"{what}: {parts}; best epoch {metrics['best_epoch']}")
     names = list(metrics["chance"])
     rows = [(way, *(_rate(rates[name]) for name in names)) for way, rates in metrics["retrieval"].items()]
@@ -77,7 +89,8 @@ def _print(found: "Alignment", encoder: bool) -> None:
     if "oracle" in metrics:
         rows.append(("class known", *(_known(metrics["oracle"].get(name)) for name in names)))
     held = metrics["held_out"]
-    table(f"{clips['held_out']} held-out clips ({held}), video finds audio, [95 %]", ["", *names], rows)
+    who = plural(clips["held_out"], "held-out clip")
+    table(f"{who} ({held}), video finds audio, [95 %]", ["", *names], rows)
     for way, gains in metrics["gain"].items():
         told = ", ".join(
             f"{name} {value:+.3f} [{low:+.3f}, {high:+.3f}]" for name, (value, low, high) in gains.items()
@@ -88,9 +101,9 @@ def _print(found: "Alignment", encoder: bool) -> None:
             f"probe of {line['name']}: WAF {line['waf'][0]:.4f} [{line['waf'][1]:.4f}, {line['waf'][2]:.4f}]"
         )
     click.echo(f"adapter {found.adapter}, on record as {found.record}")
-    if encoder:
-        return  # what extracts with it has the options of the plugin, which were just typed
-    if "probe" in metrics:
+    if extraction:
+        click.echo(f"next: {extraction}")
+    elif "probe" in metrics:
         click.echo(f"derived as {found.adapter}-UTT")
     else:
         click.echo(f"next: mer-fs derive {metrics['visual']} --adapter {found.adapter} --as {found.adapter}")

@@ -7,6 +7,7 @@ import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option, table
 from mer_cli.zoo_options import calibrate_option, device_option
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.members import Calibration
@@ -65,7 +66,7 @@ def _print(found: "Calibration") -> None:
         )
         for i, name in enumerate(("as trained", found.calibrator.method))
     ]
-    table("", [f"{found.n} clips, {found.on}", "ECE", "log loss", "p > 0.9", "right", "95 %"], rows)
+    table("", [f"{plural(found.n, 'clip')}, {found.on}", "ECE", "log loss", "p > 0.9", "right", "95 %"], rows)
     click.echo(f"p > 0.9 means right 9 times of 10: {WORD[found.keeps_its_word]}")
     if found.record:
         click.echo(f"on record as {found.record}")

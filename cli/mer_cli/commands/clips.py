@@ -8,6 +8,7 @@ import click
 
 from mer_cli.app import at_option, command, emit, open_store, store_option, table
 from mer_cli.params import names_option
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_featurestore import Clip
@@ -56,7 +57,7 @@ def _counts(clips: "list[Clip]") -> dict[str, Any]:
 
 
 def _print_counts(counts: dict[str, Any]) -> None:
-    click.echo(f"{counts['clips']} clips")
+    click.echo(plural(counts["clips"], "clip"))
     for title, name in (("split", "splits"), ("corpus", "corpora"), ("modality", "modalities")):
         table("", [title, "clips"], [(key or "(none)", n) for key, n in counts[name].items()])
     rows = [
@@ -67,7 +68,7 @@ def _print_counts(counts: dict[str, Any]) -> None:
     if len(rows) <= 60:
         table("", ["speaker", "split", "clips"], rows)
     else:
-        click.echo(f"{len(counts['speakers'])} speakers; --json lists them")
+        click.echo(f"{plural(len(counts['speakers']), 'speaker')}; --json lists them")
 
 
 def _print_list(clips: "list[Clip]") -> None:

@@ -6,6 +6,7 @@ import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option, table
 from mer_cli.zoo_options import SCORES, device_option, print_notices
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.compare import Comparison
@@ -38,13 +39,14 @@ def compare(
 def _print(found: "Comparison") -> None:
     print_notices(found.notices)
     where = f"on {found.on}" if found.record else "out of fold"
-    click.echo(f"{found.n} clips {where}, labels {found.labels}; {found.left_out} not predicted by both")
+    clips = plural(found.n, "clip")
+    click.echo(f"{clips} {where}, labels {found.labels}; {found.left_out} not predicted by both")
     rows = [
         (SCORES[name], f"{s.a:.4f}", f"{s.b:.4f}", f"{s.value:+.4f}", _range(s.interval), f"{s.p:.4f}")
         for name, s in found.scores.items()
     ]
     table("", ["score", found.a, found.b, "difference", "95 % interval", "p"], rows)
-    only = f"{found.table['a']} clips only {found.a} gets right, {found.table['b']} only {found.b}"
+    only = f"{plural(found.table['a'], 'clip')} only {found.a} gets right, {found.table['b']} only {found.b}"
     click.echo(f"{only}: McNemar p = {found.mcnemar:.4f}")
     if found.record:
         click.echo(f"on record as {found.record}")

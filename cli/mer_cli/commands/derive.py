@@ -7,6 +7,7 @@ import click
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import names_option
 from mer_cli.progress import progress
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -90,9 +91,12 @@ def _show(report: "DeriveReport") -> None:
     there = f" ({report.there} there already)" if report.there else ""
     row = " x ".join(map(str, report.row_shape))
     if not report.added and not report.failed:
-        click.echo(f"Nothing to do: {report.there} clips of {report.source} are in {report.space}.")
+        click.echo(
+            f"Nothing to do: {plural(report.there, 'clip')} of {report.source} in {report.space} already."
+        )
     else:
-        click.echo(f"{report.added} clips into {report.space}{there}: rows of {row}, from {report.source}.")
+        added = plural(report.added, "clip")
+        click.echo(f"{added} into {report.space}{there}: rows of {row}, from {report.source}.")
     if report.adapter:
         click.echo(f"by adapter {report.adapter}: mer-fs adapters show {report.adapter}")
     if report.failed:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import click
 
 from mer_cli.app import at_option, command, emit, open_store, store_option, table
+from mer_featurestore.wording import plural
 
 
 @command("duplicates")
@@ -29,6 +30,6 @@ def duplicates(store_url: str, at: int | None) -> None:
         else:
             click.echo("no two clips have the same content")
         if unknown:
-            click.echo(f"{unknown} clips have no content hash and were not compared")
+            click.echo(f"not compared: {plural(unknown, 'clip')} without a content hash")
 
     emit({"groups": [[asdict(c) for c in g] for g in groups], "not_compared": unknown}, show)

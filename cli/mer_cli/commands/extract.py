@@ -10,6 +10,7 @@ from mer_cli.params import Pair, names_option
 from mer_cli.plugin_options import no_plugin_option, warn_of_broken, without_model
 from mer_cli.progress import progress
 from mer_cli.zoo_options import print_notices
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_plugins.pipeline import ExtractReport, How, Plan, Request
@@ -141,11 +142,10 @@ def _keys(text: str | None) -> tuple[str, ...] | None:
 
 
 def _show_plan(planned: "Plan") -> None:
-    click.echo(
-        f"{len(planned.todo)} of {planned.selected} clips to do{_rest(planned.done, planned.quarantined)}"
-    )
+    todo = f"{len(planned.todo)} of {plural(planned.selected, 'clip')} to do"
+    click.echo(todo + _rest(planned.done, planned.quarantined))
     if planned.without:
-        click.echo(f"{planned.without} have no {planned.card.modality}")
+        click.echo(f"{plural(planned.without, 'clip')} without {planned.card.modality}")
     for spec, size in zip(planned.specs, planned.estimate().values(), strict=True):
         row = " x ".join(map(str, spec.row_shape))
         shown = "size not known" if size is None else f"about {size / 1e6:.1f} MB"
@@ -155,9 +155,10 @@ def _show_plan(planned: "Plan") -> None:
 def _show_report(report: "ExtractReport") -> None:
     spaces = ", ".join(report.spaces)
     if not report.planned:
-        click.echo(f"Nothing to do: {report.skipped} clips are in {spaces}{_rest(0, report.left_alone)}.")
+        there = f"{plural(report.skipped, 'clip')} in {spaces} already"
+        click.echo(f"Nothing to do: {there}{_rest(0, report.left_alone)}.")
         return
-    click.echo(f"{report.done} clips into {spaces}{_rest(report.skipped, report.left_alone)}.")
+    click.echo(f"{plural(report.done, 'clip')} into {spaces}{_rest(report.skipped, report.left_alone)}.")
     if report.failed:
         click.echo(f"{len(report.failed)} failed and are in quarantine: mer-fs quarantine")
     if report.done:

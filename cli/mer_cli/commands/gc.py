@@ -3,6 +3,7 @@
 import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
+from mer_featurestore.wording import plural
 
 
 @command("gc")
@@ -26,6 +27,6 @@ def gc(store_url: str, keep: int | None, grace: float, dry_run: bool) -> None:
     store = open_store(store_url)
     report = sweep(store, keep=keep, grace=grace, dry_run=dry_run, command=command_line())
     verb = "would delete" if dry_run else "deleted"
-    lines = [f"{verb} {len(report.files)} files, {report.size:,} bytes"]
+    lines = [f"{verb} {plural(len(report.files), 'file')}, {report.size:,} bytes"]
     lines += [f"snapshots before commit {report.oldest} given up"] if report.gave_up else []
     emit(report.to_json(), lambda: click.echo("\n".join(lines)))

@@ -8,6 +8,7 @@ import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.progress import progress
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_featurestore.interchange.importing import ImportReport
@@ -75,7 +76,7 @@ def import_(
 
 def _print(reports: "list[ImportReport]") -> None:
     for r in reports:
-        parts = [f"{r.added} clips added", f"{r.present} were there"]
+        parts = [f"{plural(r.added, 'clip')} added", f"{r.present} there already"]
         parts += [f"{r.left_out} not in the catalogue left out"] if r.left_out else []
         parts += [f"{len(r.quarantined)} quarantined"] if r.quarantined else []
         click.echo(f"{r.space}: {', '.join(parts)}")

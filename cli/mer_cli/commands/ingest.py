@@ -9,6 +9,7 @@ import click
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import Pair, classes_option, csv_options, names_option
 from mer_cli.progress import progress
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_featurestore.catalogue import Catalogue
@@ -131,11 +132,12 @@ def _print(done: "IngestReport", read: "Catalogue", dry_run: bool) -> None:
         click.echo(notice)
     clips = done.clips
     would = "would add" if dry_run else "added"
-    click.echo(f"{would} {clips.added} clips ({clips.unchanged} unchanged, {clips.updated} updated)")
+    rest = f"{clips.unchanged} unchanged, {clips.updated} updated"
+    click.echo(f"{would} {plural(clips.added, 'clip')} ({rest})")
     if done.layer is not None:
         counts = ", ".join(f"{name} {n}" for name, n in done.layer.counts().items())
         state = would if done.layer_added else "unchanged:"
-        click.echo(f"{state} {len(done.layer)} labels in layer {done.layer.name!r}: {counts}")
+        click.echo(f"{state} {plural(len(done.layer), 'label')} in layer {done.layer.name!r}: {counts}")
     if read.unused:
         click.echo(f"columns not used: {', '.join(read.unused)}")
     click.echo("nothing was written" if dry_run else f"the store is at commit {done.commit}")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mer_cli.app import at_option, command, emit, open_store, store_option, table
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_featurestore.label_report import Diff
@@ -36,7 +37,7 @@ def labels_diff(a: str, b: str, store_url: str, at: int | None, own: bool, keys:
 
 def _print(changes: "Diff", keys: bool) -> None:
     click.echo(
-        f"{changes.a} → {changes.b}: {len(changes.flips)} flips, {len(changes.added)} added, "
+        f"{changes.a} → {changes.b}: {plural(len(changes.flips), 'flip')}, {len(changes.added)} added, "
         f"{len(changes.removed)} removed, {changes.unchanged} unchanged"
     )
     if not changes:

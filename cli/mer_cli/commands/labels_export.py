@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from mer_cli.app import at_option, command, emit, open_store, store_option
+from mer_featurestore.wording import plural
 
 
 @command("export")
@@ -23,4 +24,4 @@ def labels_export(
     from mer_featurestore.interchange.label_export import export_labels
 
     count = export_labels(open_store(store_url, at), name, path, form=form, resolved=resolved)
-    emit({"file": str(path), "rows": count}, lambda: click.echo(f"wrote {count} labels to {path}"))
+    emit({"file": str(path), "rows": count}, lambda: click.echo(f"wrote {plural(count, 'label')} to {path}"))

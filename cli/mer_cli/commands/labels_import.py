@@ -6,6 +6,7 @@ import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.params import classes_option, csv_options, names_option
+from mer_featurestore.wording import plural
 
 
 @command("import")
@@ -43,7 +44,8 @@ def labels_import(
     store.labels.add(layer, command=command_line())
     counts = ", ".join(f"{c} {n}" for c, n in layer.counts().items())
     left_out = len(sheet.layer) - len(layer)
+    told = f"{plural(len(layer), 'label')} ({plural(left_out, 'row')}"
     emit(
         {"layer": name, "rows": len(layer), "left_out": left_out, "counts": layer.counts()},
-        lambda: click.echo(f"layer {name!r}: {len(layer)} labels ({left_out} rows left out): {counts}"),
+        lambda: click.echo(f"layer {name!r}: {told} left out): {counts}"),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mer_cli.app import at_option, command, emit, open_store, store_option, table
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_featurestore.label_report import LayerStats
@@ -23,7 +24,7 @@ def labels_stats(name: str, store_url: str, at: int | None) -> None:
 
 def _print(name: str, found: "LayerStats") -> None:
     sources = ", ".join(f"{n} {source}" for source, n in found.sources.items())
-    click.echo(f"{name}: {found.kept} of {found.rows} clips kept ({sources or 'none'})")
+    click.echo(f"{name}: {found.kept} of {plural(found.rows, 'clip')} kept ({sources or 'none'})")
     total = max(1, found.kept)
     table("", ["class", "clips", "share"], [(c, n, f"{n / total:.3f}") for c, n in found.counts.items()])
     if found.dropped:

@@ -7,6 +7,7 @@ import click
 
 from mer_cli.app import command, emit, open_store, store_option, table
 from mer_cli.zoo_options import calibrate_option, device_option, print_notices
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.runs import Predictions
@@ -51,10 +52,10 @@ def predict(
 
 def _print(found: "Predictions", to: Path | None) -> None:
     if found.missing:
-        print_notices([f"{len(found.missing)} clips have none of the run's features and were left out"])
+        print_notices([f"{plural(len(found.missing), 'clip')} without any of the run's features left out"])
     rows = [(row["key"], row["label"], f"{row['confidence']:.3f}") for row in found.rows()]
     if to is not None:
-        click.echo(f"{len(rows)} predictions written to {to}")
+        click.echo(f"{plural(len(rows), 'prediction')} written to {to}")
         return
     table("", ["key", "label", "confidence"], rows[:SHOWN])
     if len(rows) > SHOWN:

@@ -7,6 +7,7 @@ import click
 
 from mer_cli.app import command, emit, open_store, store_option, table
 from mer_cli.zoo_options import calibrate_option, device_option, print_notices
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.priors import Estimate, Priors
@@ -37,7 +38,8 @@ def priors(run: str, store_url: str, split: str, figure: Path | None, **options:
 def _print(found: "Priors") -> None:
     print_notices(found.notices)
     click.echo(
-        f"{found.n} clips of {found.split} by {found.run}; calibration {found.method} on {found.held} clips"
+        f"{plural(found.n, 'clip')} of {found.split} by {found.run}; "
+        f"calibration {found.method} on {plural(found.held, 'clip')}"
     )
     columns = ["class", "train", "EM", "95 %", "BBSE", "95 %"]
     rows: list[tuple[str, ...]] = [
@@ -50,7 +52,7 @@ def _print(found: "Priors") -> None:
     table("", columns, rows)
     if distances := found.distances():
         far = ", ".join(f"{name} {distance:.3f}" for name, distance in distances.items())
-        click.echo(f"total variation from the truth ({found.known} clips): {far}")
+        click.echo(f"total variation from the truth ({plural(found.known, 'clip')}): {far}")
 
 
 def _cells(estimate: "Estimate", i: int) -> tuple[str, str]:

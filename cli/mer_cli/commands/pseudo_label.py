@@ -7,6 +7,7 @@ import click
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.round_options import read_rules, round_options
 from mer_cli.zoo_options import device_option, print_notices
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.pseudo_label import Round
@@ -52,7 +53,8 @@ def pseudo_label(
 def _print(found: "Round") -> None:
     print_notices(found.notices)
     counts = ", ".join(f"{name} {n}" for name, n in found.counts.items())
-    click.echo(f"layer {found.layer.name!r} over {found.over!r}: kept {found.kept} of {found.judged} clips")
+    kept = f"kept {found.kept} of {plural(found.judged, 'clip')}"
+    click.echo(f"layer {found.layer.name!r} over {found.over!r}: {kept}")
     click.echo(f"per class: {counts}")
     if found.human:
-        click.echo(f"{found.human} clips have a human label and were not judged")
+        click.echo(f"not judged, because labelled by people: {plural(found.human, 'clip')}")

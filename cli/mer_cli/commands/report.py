@@ -6,6 +6,7 @@ import click
 
 from mer_cli.app import command, command_line, emit, open_store, store_option
 from mer_cli.progress import progress
+from mer_featurestore.wording import plural
 
 
 @command("report")
@@ -38,5 +39,5 @@ def report(
     figures = sorted(path.name for path in (folder / "figures").glob("*.png"))
     emit(
         {"report": str(page), "figures": figures},
-        lambda: click.echo(f"wrote {page} and {len(figures)} figures beside it"),
+        lambda: click.echo(f"wrote {page} and {plural(len(figures), 'figure')} beside it"),
     )

@@ -11,6 +11,7 @@ from mer_cli.progress import progress
 from mer_cli.search_view import print_trials
 from mer_cli.training_options import data_options, precision_option
 from mer_cli.zoo_options import device_option, print_notices, print_scores
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.search import SearchResult
@@ -80,6 +81,7 @@ def _print(found: "SearchResult") -> None:
     document = found.to_json()
     print_trials(document)
     if found.resumed:
-        click.echo(f"{found.resumed} settings were trained before and not again")
-    click.echo(f"{found.epochs} epochs of members in all, {found.seconds:.1f} s; on record as {found.name}")
+        click.echo(f"trained before and not again: {plural(found.resumed, 'setting')}")
+    epochs = f"{plural(found.epochs, 'epoch')} of members in all"
+    click.echo(f"{epochs}, {found.seconds:.1f} s; on record as {found.name}")
     print_scores(f"run {found.run.name!r}, the best setting, out of fold", found.run.scores)

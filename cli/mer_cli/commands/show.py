@@ -7,6 +7,7 @@ import click
 from mer_cli.app import at_option, command, emit, open_store, store_option, table
 from mer_cli.search_view import print_trials
 from mer_cli.zoo_options import print_confusion, print_scores, shown
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -79,6 +80,6 @@ def _print(store: "Store", run: "Run") -> None:
     for bundle in list_evaluations(store, run.name):
         facts = bundle.attrs
         click.echo(
-            f"evaluated on {facts['split']} ({facts['labels']}, {facts['n']} clips): "
+            f"evaluated on {facts['split']} ({facts['labels']}, {plural(int(facts['n']), 'clip')}): "
             f"WAF {facts['waf']:.4f}  UAR {facts['uar']:.4f}"
         )

@@ -8,6 +8,7 @@ import click
 from mer_cli.app import command, emit, open_store, store_option
 from mer_cli.params import Names
 from mer_cli.zoo_options import device_option, print_notices
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.submit import Submission
@@ -70,8 +71,7 @@ def submit(
 def _print(found: "Submission") -> None:
     if found.fell_back:
         some = ", ".join(found.fell_back[:SHOWN]) + (" …" if len(found.fell_back) > SHOWN else "")
-        count = len(found.fell_back)
-        have = "1 clip has" if count == 1 else f"{count} clips have"
-        print_notices([f"{have} none of the run's features, written as {found.fallback!r}: {some}"])
+        clips = plural(len(found.fell_back), "clip")
+        print_notices([f"{clips} without any of the run's features written as {found.fallback!r}: {some}"])
     counts = ", ".join(f"{name} {count}" for name, count in found.counts.items())
-    click.echo(f"wrote {found.rows} rows to {found.path}: {counts}")
+    click.echo(f"wrote {plural(found.rows, 'row')} to {found.path}: {counts}")

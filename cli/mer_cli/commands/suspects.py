@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mer_cli.app import command, emit, open_store, store_option, table
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.suspects import Suspect
@@ -25,4 +26,4 @@ def suspects(run: str, store_url: str, limit: int) -> None:
 def _print(found: "list[Suspect]", limit: int) -> None:
     rows = [(s.key, s.label, f"{s.own:.3f}", s.taken_for, f"{s.other:.3f}") for s in found[:limit]]
     table("", ["key", "label", "p", "taken for", "p"], rows)
-    click.echo(f"{len(found)} labels are doubted" + (f", {limit} shown" if len(found) > limit else ""))
+    click.echo(f"doubted: {plural(len(found), 'label')}" + (f", {limit} shown" if len(found) > limit else ""))

@@ -10,6 +10,7 @@ from mer_cli.params import Pair
 from mer_cli.progress import progress
 from mer_cli.training_options import data_options, read_settings, settings_options
 from mer_cli.zoo_options import device_option, print_notices, print_scores
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.train import RunResult
@@ -59,8 +60,8 @@ def train(model: str, store_url: str, params: tuple[tuple[str, str], ...], **opt
 
 def _print(result: "RunResult") -> None:
     print_notices(result.notices)
-    labels = f"{result.human} labelled + {result.pseudo} pseudo-labelled clips"
-    click.echo(f"run {result.name!r}: {labels}, {result.folds} folds, {result.seconds:.1f} s")
+    labels = f"{result.human} labelled + {plural(result.pseudo, 'pseudo-labelled clip')}"
+    click.echo(f"run {result.name!r}: {labels}, {plural(result.folds, 'fold')}, {result.seconds:.1f} s")
     print_scores("out of fold", result.scores)
     spread = ", ".join(f"{name} {m['mean']:.4f} ± {m['std']:.4f}" for name, m in result.mean.items())
     click.echo(f"mean over folds: {spread}")

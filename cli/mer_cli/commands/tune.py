@@ -10,6 +10,7 @@ from mer_cli.plugin_options import without_model
 from mer_cli.progress import progress
 from mer_cli.tune_options import read_options, read_tune_settings, tune_options
 from mer_cli.zoo_options import print_notices, print_scores
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_zoo.metrics import Scores
@@ -87,7 +88,7 @@ def _print(result: "TuneResult") -> None:
         print_scores("held out, all folds", result.out_of_fold)
         click.echo(f"by the frozen encoder: WAF {result.frozen.waf:.4f}  UAR {result.frozen.uar:.4f}")
     if result.left_out:
-        click.echo(f"{len(result.left_out)} clips left out:")
+        click.echo(f"{plural(len(result.left_out), 'clip')} left out:")
         for key, reason in list(result.left_out.items())[:_SHOWN]:
             click.echo(f"  {key}: {reason}")
         if len(result.left_out) > _SHOWN:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mer_featurestore.errors import NameTaken
 from mer_plugins.deriving import derive, project
 from mer_plugins.fitting import keep_projection
+from mer_plugins.plan import stem_of
 from mer_zoo.alignment.baselines import FIT_ON, baselines
 from mer_zoo.alignment.fitting import FittedHead, Told, Views, apply, fit_head, numbered
 from mer_zoo.alignment.head import folded
 from mer_zoo.alignment.pairs import Pairs, choose_pairs, find_space
-from mer_zoo.alignment.retrieval import AT, Found, chance, oracle, retrieve, to_json
+from mer_zoo.alignment.retrieval import AT, Found, chance, few, oracle, retrieve, to_json
 from mer_zoo.alignment.rows import Rows, View
 from mer_zoo.alignment.settings import AlignSettings
 from mer_zoo.devices import find_device
@@ -142,12 +144,14 @@ def check_aim(store: "Store", aim: Aim) -> None:
     """Refuse before anything is trained what could not be kept or measured.
 
     Raises:
-        NameTaken: There is an adapter of that name.
+        NameTaken: There is an adapter of that name or, where rows are probed, a space.
         StoreError: The store cannot be written.
         UnknownName: No such label layer.
         ZooError: The labels are of fewer than two classes.
     """
     check_name_is_free(store, aim.name)
+    if aim.labels and (taken := f"{stem_of(aim.name)}-UTT") in store.features:  # where the rows are probed
+        raise NameTaken(f"there is a space {taken!r} already", "choose another --as, or leave --labels out")
     for layer in filter(None, (aim.labels, aim.judge)):
         _ = store.labels[layer]
     if aim.labels and len(set(human_labels(store, aim.labels, "train").values())) < 2:
@@ -209,6 +213,7 @@ def record(
 ) -> Alignment:
     """Put an alignment on record among the runs."""
     best = metrics["retrieval"][ALIGNED][f"R@{AT[-1]}"][0]
+    notices = [*few(metrics["clips"]["held_out"]), *notices]
     layers = tuple(f"labels/{layer}" for layer in dict.fromkeys((aim.labels, aim.judge)) if layer)
     bundle = store.runs.add_numbered(
         ALIGNMENT,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mer_featurestore.wording import plural
 from mer_zoo.bootstrap import RESAMPLES, SEED, percentile, resample
 
 AT = (1, 5, 10)
@@ -114,6 +115,15 @@ def chance(n: int, classes: Sequence[str | None] | None = None, at: Sequence[int
         share = float((counts * (counts - 1)).sum() / (len(known) * (len(known) - 1)))
         expected |= {f"class@{k}": share for k in at}
     return expected
+
+
+def few(n: int, at: Sequence[int] = AT) -> list[str]:
+    """Say which `R@k` are 1 for anybody, because there are no more than k candidates."""
+    sure = [f"R@{k}" for k in at if k >= n]
+    if not sure:
+        return []
+    told = f"only {plural(n, 'held-out clip')}: {' and '.join(sure)} cannot be below 1, which is chance"
+    return [f"{told}; read the others, or hold out more clips"]
 
 
 def oracle(classes: Sequence[str], at: Sequence[int] = AT) -> dict[str, float]:
