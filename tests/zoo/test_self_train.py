@@ -14,7 +14,7 @@ import pytest
 
 from mer_featurestore import LabelLayer, Store
 from mer_featurestore.bundles import Bundle
-from mer_featurestore.errors import NameTaken, StoreError
+from mer_featurestore.errors import NameTaken, StoreError, UnknownName
 from mer_featurestore.maintenance import remove
 from mer_zoo.errors import ZooError
 from mer_zoo.loop_table import Loop
@@ -269,6 +269,30 @@ def test_it_stops_when_nothing_is_sure(store: Store) -> None:
     assert [stage.layer for stage in found.stages] == ["gold"]
     assert "is sure enough" in found.stopped
     assert list(store.labels) == ["gold"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"members": ["mpl:sound-UTT"]}, {"members": ["mlp:sound-UT"]}, {"labels": "golt"}, {"audit": "golt"},
+        {"split": "unlabelled"}, {"train_split": "trian"}, {"params": {"hiden": 8}},
+        {"rules": make_rules(experts=["mpl"], expert_classes=["sad"])},
+        {"rules": make_rules(experts=["mlp"], expert_classes=["sda"])},
+    ],
+)  # fmt: skip
+def test_a_slip_puts_no_plan_on_record(store: Store, wrong: dict[str, Any]) -> None:
+    """A wrong name is told before anything is trained, so that the name of the loop is still free."""
+    before = store.commit
+    with pytest.raises(UnknownName):
+        loop(store, **wrong)
+    assert Store.open(store.url).commit == before
+
+
+@pytest.mark.parametrize("given", [{"threshold": 7.0}, {"class_thresholds": {"sad": "-1"}}])
+def test_a_threshold_that_is_no_probability_makes_no_rules(given: dict[str, Any]) -> None:
+    """It is told before the members are trained, and not by the first vote."""
+    with pytest.raises(ZooError, match=r"threshold.* is"):
+        make_rules(**given)
 
 
 def test_it_takes_no_names_of_others(store: Store) -> None:

@@ -1,5 +1,6 @@
 """How a round is decided: its vote, its selection, its calibration, as options a person gives."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -71,9 +72,12 @@ def make_rules(
         voting["weights"] = expert_weights(experts, expert_classes, expert_weight)
     if class_thresholds:
         select = _implied("--class-threshold", "select", select, "per-class")
-        selecting["thresholds"] = {name: _number(name, value) for name, value in class_thresholds.items()}
+        selecting["thresholds"] = {
+            name: _probability(f"the threshold of {name}", value, f"give a number, e.g. {name}=0.85")
+            for name, value in class_thresholds.items()
+        }
     if threshold is not None:
-        selecting["threshold"] = threshold
+        selecting["threshold"] = _probability("the threshold", threshold, "use a probability between 0 and 1")
     voter, selector = find_vote(vote or "soft"), find_selection(select or "threshold")
     return Rules(
         vote=voter.name,
@@ -90,8 +94,11 @@ def _implied(option: str, what: str, given: str | None, implied: str) -> str:
     return implied
 
 
-def _number(name: str, value: float | str) -> float:
+def _probability(what: str, value: float | str, remedy: str) -> float:
     try:
-        return float(value)
+        found = float(value)
     except ValueError:
-        raise ZooError(f"the threshold of {name} is {value!r}", f"give a number, e.g. {name}=0.85") from None
+        found = math.nan
+    if not 0 <= found <= 1:
+        raise ZooError(f"{what} is {value!r}", remedy)
+    return found

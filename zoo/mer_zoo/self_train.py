@@ -21,11 +21,14 @@ from mer_zoo.loop_table import Loop, Stage, describe
 from mer_zoo.members import collect_held_out
 from mer_zoo.pseudo_label import NothingKept, pseudo_label
 from mer_zoo.recruits import Recruit, check_distinct, read_recruit
+from mer_zoo.registry import complete_params, find_model
 from mer_zoo.rules import Rules
 from mer_zoo.runs import Run, dump, find_run
-from mer_zoo.settings import Settings
+from mer_zoo.settings import Settings, check_seed
+from mer_zoo.spaces import choose
 from mer_zoo.train import train
-from mer_zoo.trainset import default_layer
+from mer_zoo.trainset import check_split, default_layer, train_set
+from mer_zoo.votes import weight_matrix
 
 if TYPE_CHECKING:
     from mer_featurestore import Store
@@ -118,10 +121,13 @@ def self_train(
         "stop_after": stop_after,
         "training": training,
     }
+    truth = store.labels.resolve(audit) if audit else None
+    store.refresh()
+    if f"{name}.plan" not in store.runs:
+        _check(store, recruits, plan)
     _begin(store, name, plan, rounds, command)
     work = _Work(store, name, recruits, plan, device, command, told or (lambda _: None))
     stages, stopped = _run(work, rounds, stop_after)
-    truth = store.labels.resolve(audit) if audit else None
     return Loop(
         name=name,
         stages=tuple(_stage(work, k, found, truth) for k, found in enumerate(stages)),
@@ -150,10 +156,23 @@ class _Work:
         return tuple(f"{self.name}{k}-{recruit.label}" for recruit in self.recruits)
 
 
+def _check(store: "Store", recruits: Sequence[Recruit], plan: Mapping[str, Any]) -> None:
+    """Look up what the loop will need: once on record, a plan with a slip in it needs another name."""
+    training = plan["training"]
+    check_seed(training["seed"])
+    chosen = train_set(store, plan["labels"], training["split"])
+    check_split(store, plan["over"])
+    weights = plan["rules"]["vote_params"].get("weights") or {}
+    weight_matrix([str(recruit) for recruit in recruits], chosen.classes, weights)
+    for i, recruit in enumerate(recruits):
+        card = find_model(recruit.model)
+        choose(store, card, recruit.features)
+        complete_params(card, {} if i else training["params"])
+
+
 def _begin(store: "Store", name: str, plan: Mapping[str, Any], rounds: int, command: str) -> None:
     """Put the plan on record, or see that it is the one on record."""
     check_name(f"{name}.plan", "run")
-    store.refresh()
     if f"{name}.plan" not in store.runs:
         taken = [f"{name}{k}" for k in range(1, rounds + 1) if f"{name}{k}" in store.labels]
         taken += [run for run in store.runs if run.startswith(f"{name}0-")]
