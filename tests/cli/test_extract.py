@@ -135,7 +135,7 @@ def test_dry_run(store: Store) -> None:
 def test_selection_and_options(store: Store, tmp_path: Path) -> None:
     """Keys come from the command line or a file; options, names and types are passed on."""
     listed = tmp_path / "keys.txt"
-    listed.write_text("text1\ntext2\n", "utf-8")
+    listed.write_text("\ufefftext1 \r\n\r\ntext2\n", "utf-8")  # as spreadsheets write it
     words = [
         "extract",
         "--plugin",

@@ -136,9 +136,11 @@ def _how(said: dict[str, Any]) -> "How":
 
 
 def _keys(text: str | None) -> tuple[str, ...] | None:
-    if text is None or not text.startswith("@"):
-        return None if text is None else tuple(key.strip() for key in text.split(",") if key.strip())
-    return tuple(line for line in Path(text[1:]).read_text("utf-8").splitlines() if line.strip())
+    if text is None:
+        return None
+    # Spreadsheets put a byte order mark in front.
+    lines = Path(text[1:]).read_text("utf-8-sig").splitlines() if text.startswith("@") else text.split(",")
+    return tuple(key.strip() for key in lines if key.strip())
 
 
 def _show_plan(planned: "Plan") -> None:
