@@ -7,6 +7,7 @@ from typing import Any
 from mer_featurestore.commits import KINDS, Entry
 from mer_featurestore.errors import StoreError, UnknownName
 from mer_featurestore.snapshot import Snapshot
+from mer_featurestore.wording import plural
 
 BARE_KINDS = tuple(kind for kind in KINDS if kind != "clips")  # what a bare name can mean
 
@@ -144,7 +145,7 @@ def _features(entries: list[Entry]) -> str:
     maker = next((str(made_by[field]) for field in ("plugin", "name", "source") if made_by.get(field)), "")
     clips = sum(int(entry.attrs.get("clips", 0)) for entry in entries)
     row = "x".join(str(n) for n in spec.get("row_shape", ()))
-    return ", ".join(filter(None, [maker, str(spec.get("level", "")), row, f"{clips} clips"]))
+    return ", ".join(filter(None, [maker, str(spec.get("level", "")), row, plural(clips, "clip")]))
 
 
 def _labels(entries: list[Entry]) -> str:
@@ -158,11 +159,11 @@ def _files(entries: list[Entry]) -> str:
     count = sum(len(entry.files) for entry in entries)
     attrs = entries[0].attrs
     model = next((str(attrs[field]) for field in ("model", "card", "encoder") if attrs.get(field)), "")
-    return ", ".join(filter(None, [model, f"{count} files"]))
+    return ", ".join(filter(None, [model, plural(count, "file")]))
 
 
 def _clips(entries: list[Entry]) -> str:
-    return f"{sum(int(entry.attrs.get('added', 0)) for entry in entries)} clips"
+    return plural(sum(int(entry.attrs.get("added", 0)) for entry in entries), "clip")
 
 
 _DETAILS = {"features": _features, "labels": _labels, "clips": _clips}

@@ -13,6 +13,7 @@ from mer_featurestore.gather import fill
 from mer_featurestore.index import KeyIndex
 from mer_featurestore.positional import Piece, Reader
 from mer_featurestore.records import Ragged, SpaceSpec
+from mer_featurestore.wording import plural
 
 if TYPE_CHECKING:
     from mer_featurestore.journal import Snapshot
@@ -381,8 +382,7 @@ class FeatureSpace:
     def _unknown(self, keys: list[str]) -> UnknownKey:
         shown = ", ".join(map(repr, keys[:3])) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
         reasons = [f"{key!r}: {self._quarantine[key]}" for key in keys[:3] if key in self._quarantine]
-        noun = "clip" if len(keys) == 1 else "clips"
-        message = f"the space {self.name} has no features of {len(keys)} {noun}: {shown}"
+        message = f"the space {self.name} has no features of {plural(len(keys), 'clip')}: {shown}"
         if reasons:
             return UnknownKey(
                 f"{message} (in quarantine: {'; '.join(reasons)})", "try again with --retry-failed"

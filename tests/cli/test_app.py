@@ -95,7 +95,8 @@ def test_an_os_error_names_the_file(tmp_path: Path) -> None:
     """Errors of the operating system name the file they are about, and what helps."""
     missing = tmp_path / "nowhere"
     result = CliRunner().invoke(failing(FileNotFoundError(2, "No such file or directory", str(missing))), [])
-    assert result.output == f"Error: No such file or directory: {missing}; check the path, and that its folder exists\n"
+    remedy = "check the path, and that its folder exists"
+    assert result.output == f"Error: No such file or directory: {missing}; {remedy}\n"
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:

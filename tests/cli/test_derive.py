@@ -1,6 +1,7 @@
 """`mer-fs derive` and `mer-zoo align`."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mer_cli import fs, zoo
+from mer_cli.commands.align import extraction
+from mer_cli.lines import check_line
 from mer_featurestore import Clip, LabelLayer, SpaceSpec, Store
+from mer_plugins.contract import Options
 from mer_plugins.samples import sample_clips
 from support.tiny import clip as tiny_clip
 
@@ -133,6 +137,17 @@ def test_align_as_the_issue_types_it(store: Store) -> None:
     again = run(store, "mer-zoo", *words)
     assert again.exit_code == 1
     assert "choose another --as" in again.stderr
+
+
+def test_what_extracts_with_an_adapted_encoder_can_be_typed() -> None:
+    """`align --encoder` ends with a command that parses, with the options of the plugin that were typed."""
+    said = Options(model="/models/a clip", layers="last4", extra={"face": "none"})
+    line = extraction("hf-image", "aligned", said)
+    options = check_line(shlex.split(line)).params
+    assert (options["plugin"], options["model"], options["layers"]) == ("hf-image", "/models/a clip", "last4")
+    assert (options["adapter"], options["name"]) == ("aligned", "aligned")
+    assert ("face", "none") in dict(options["extra"]).items()
+    assert extraction("hf-image", "a", Options()) == "mer-fs extract --plugin hf-image --adapter a --as a"
 
 
 def test_align_in_json(store: Store) -> None:

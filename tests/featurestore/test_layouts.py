@@ -149,7 +149,7 @@ def test_mer2024_options_and_other_names(read: Read) -> None:
     noisy = next(clip for clip in found.clips if clip.key == "s4")
     assert Path(noisy.video or "").parent.name == "video-unlabeled-with-test2noise"
     assert any(
-        "1 clips of video-unlabeled/ are taken from video-unlabeled-with-test2noise/" in n
+        "1 clip of video-unlabeled/ are taken from video-unlabeled-with-test2noise/" in n
         for n in found.notices
     )
     with pytest.raises(BadInput, match=r"transcription.csv has no column 'chines'.*did you mean 'chinese'"):
@@ -218,7 +218,7 @@ def test_the_usual_four_classes(read: Read, tmp_path: Path) -> None:
     found = read("iemocap", merge={"exc": "hap"}, classes=("ang", "hap", "sad", "neu"))
     assert found.labels == {"Ses01F_impro01_F000": "neu", "Ses01F_impro01_M001": "hap"}
     assert found.clips[3].split == "unlabeled"
-    assert "1 labels left out, of classes not asked for: fru 1" in found.notices
+    assert "1 label left out, of classes not asked for: fru 1" in found.notices
     store = Store.create(tmp_path / "store")
     assert ingest(store, found).layer is not None
     assert store.labels["gold"].classes == ("ang", "hap", "sad", "neu")
@@ -240,7 +240,7 @@ def test_missing_media(read: Read, name: str) -> None:
     found = read(name, without=(gone,), allow_missing=True)
     assert len(found.clips) == len(read(name).clips)
     if name in ("meld", "mosei", "iemocap"):  # mer2024 lists the media there are
-        assert any("1 clips whose media are not there" in notice for notice in found.notices)
+        assert any("1 clip whose media are not there" in notice for notice in found.notices)
 
 
 _EVALUATION_FILE = "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"

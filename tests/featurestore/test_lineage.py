@@ -50,8 +50,8 @@ def test_the_tree_goes_down_to_media_and_labels(store):
         "   │  └─ media/audio",
         "   └─ labels/gold",
     ]
-    assert "hubert-lora, utt, 4, 1 clips  commit 4" in text
-    assert "hubert, 1 files" in text
+    assert "hubert-lora, utt, 4, 1 clip  commit 4" in text
+    assert "hubert, 1 file" in text
 
 
 def test_json_holds_the_same_tree(store):

@@ -205,7 +205,7 @@ def test_speakers_are_on_one_side(store: Store) -> None:
     pairs = choose_pairs(store, (visual, acoustic), ("unlabeled", "train"))
     sides = [{store.clips[key].speaker for key in part} for part in (pairs.train, pairs.valid, pairs.held)]
     assert len(set.union(*sides)) == sum(map(len, sides))
-    assert "lack one of the features" in pairs.notices[0]
+    assert "without one of the features" in pairs.notices[0]
     twin = Clip(key="unlabeled-twin", split="unlabeled", content_hash="c", video="v", audio="a")
     store.clips.add([twin, Clip(key="test-twin", split="test", content_hash="c", video="v", audio="a")])
     for name, modality, width in (("face", "video", 12), ("voice", "audio", 8)):

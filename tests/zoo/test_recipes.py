@@ -196,7 +196,7 @@ def test_a_space_counts_when_it_is_whole(tmp_path: Path) -> None:
     one = np.zeros((1, 6), np.float16)
     write(store, spec, {"a": one})
     outcome = run_steps([step(1, "features/x-UTT")], State(url), nothing, dry_run=True)[0]
-    assert (outcome.status, outcome.note) == ("to do", "features/x-UTT lacks 1 clips")
+    assert (outcome.status, outcome.note) == ("to do", "features/x-UTT lacks 1 clip")
     with store.features.writer(spec) as writer:
         writer.quarantine("b", "broken")
     write(store, derived, {"a": one})

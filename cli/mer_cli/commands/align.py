@@ -64,10 +64,10 @@ def align(visual: str, store_url: str, *, encoder: bool, **said: Any) -> None:
             )
         else:
             found = align_spaces(store, aim, settings, tell)
-    emit(found.to_json(), lambda: _print(found, _extraction(visual, aim.name, options) if encoder else ""))
+    emit(found.to_json(), lambda: _print(found, extraction(visual, aim.name, options) if encoder else ""))
 
 
-def _extraction(plugin: str, adapter: str, options: "Options") -> str:
+def extraction(plugin: str, adapter: str, options: "Options") -> str:
     """Return the command that extracts with an adapted encoder, with the options that were just typed."""
     said = {"--model": options.model, "--revision": options.revision, "--layers": options.layers}
     words = [word for name, value in said.items() if value is not None for word in (name, value)]

@@ -9,6 +9,7 @@ from mer_featurestore.errors import BadInput, UnknownName, suggest
 from mer_featurestore.layouts import iemocap, meld, mer2024, mosei
 from mer_featurestore.layouts.gathering import Gathering, counted
 from mer_featurestore.records import Progress
+from mer_featurestore.wording import plural
 
 __all__ = ["FIELDS", "LAYOUTS", "Layout", "read_layout"]
 
@@ -114,5 +115,7 @@ def _relabel(
             clip = gather.clips[key]
             gather.clips[key] = replace(clip, split="unlabeled" if clip.split == "train" else clip.split)
     if unwanted:
-        gather.note(f"{len(unwanted)} labels left out, of classes not asked for: {counted(unwanted)}")
+        gather.note(
+            f"{plural(len(unwanted), 'label')} left out, of classes not asked for: {counted(unwanted)}"
+        )
     return order

@@ -11,6 +11,7 @@ from mer_featurestore.csvfile import Row, Table, read_table
 from mer_featurestore.errors import BadInput, BadName, suggest
 from mer_featurestore.names import check_key
 from mer_featurestore.records import Clip, Progress
+from mer_featurestore.wording import plural
 
 SHOWN = 3
 
@@ -110,7 +111,7 @@ class Gathering:
         missing = [(key, path) for key, path in paths if not Path(path).is_file()]
         if missing and allow_missing:
             keys = list(dict.fromkeys(key for key, _ in missing))
-            self.note(f"{len(keys)} clips whose media are not there: {some(keys)}")
+            self.note(f"{plural(len(keys), 'clip')} whose media are not there: {some(keys)}")
         elif missing:
             key, path = missing[0]
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

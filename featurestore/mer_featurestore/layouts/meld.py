@@ -18,6 +18,7 @@ from mer_featurestore.layouts.gathering import (
     table_of,
 )  # fmt: skip
 from mer_featurestore.records import Clip
+from mer_featurestore.wording import plural
 
 CLASSES = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 FOLDERS = {
@@ -66,7 +67,7 @@ def _read_split(folder: Path, split: str, gather: Gathering) -> bool:
             text=repaired(cell(row, text)),
         )
         gather.add(clip, Place(table.path, row.line, label), cell(row, label))
-    gather.note(f"{table.path.name}: {len(table.rows)} clips of {media.name}/")
+    gather.note(f"{table.path.name}: {plural(len(table.rows), 'clip')} of {media.name}/")
     return True
 
 

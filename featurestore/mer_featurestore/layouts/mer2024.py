@@ -25,6 +25,7 @@ from mer_featurestore.layouts.gathering import (
     table_of,
 )  # fmt: skip
 from mer_featurestore.records import Clip
+from mer_featurestore.wording import plural
 
 CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 LABELS = ("label-disdim.csv", "label.csv", "train-label.csv", "train_label.csv", "label-6way.npz")
@@ -80,9 +81,11 @@ def _media(folder: Path, kind: str, gather: Gathering) -> dict[str, Path]:
         here = media_in(path.absolute(), VIDEO_SUFFIXES if kind == "video" else AUDIO_SUFFIXES)
         twice = [name for name in here if name in found]
         if twice:
-            gather.note(f"{len(twice)} clips of {path.name}/ are taken from {found[twice[0]].parent.name}/")
+            gather.note(
+                f"{plural(len(twice), 'clip')} of {path.name}/ are taken from {found[twice[0]].parent.name}/"
+            )
         found = here | found
-        gather.note(f"{path.name}/: {len(here)} files")
+        gather.note(f"{path.name}/: {plural(len(here), 'file')}")
     if not folders:
         rest = "; the sound is the videos' own" if kind == "audio" else ""
         gather.note(f"not found: {kind}/{rest}")
@@ -97,7 +100,9 @@ def _labels(folder: Path, gather: Gathering) -> Mapping[str, tuple[str, Place]]:
     if path.suffix == ".npz":
         # Its other parts are no labels: the baseline fills test1_corpus with 'neutral' for want of any.
         labels = read_label_npz(path, classes=CLASSES).get("train", {})
-        gather.note(f"{path.name}: {len(labels)} labels of train_corpus; its other parts are left out")
+        gather.note(
+            f"{path.name}: {plural(len(labels), 'label')} of train_corpus; its other parts are left out"
+        )
         return {name: (label, Place(path, i)) for i, (name, label) in enumerate(labels.items(), 1)}
     return _table(path, gather, _CLASS)
 
@@ -124,7 +129,7 @@ def _table(path: Path, gather: Gathering, classes: tuple[str, ...]) -> dict[str,
         if (key := stem(name)) in found:
             raise BadInput(f"{place}: clip {key!r} is already on line {found[key][1].line}", "remove one row")
         found[key] = cell(row, column), Place(path, row.line, column or names)
-    gather.note(f"{path.name}: {len(found)} clips")
+    gather.note(f"{path.name}: {plural(len(found), 'clip')}")
     return found
 
 

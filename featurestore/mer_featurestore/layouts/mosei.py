@@ -18,6 +18,7 @@ from mer_featurestore.layouts.gathering import (
     table_of,
 )  # fmt: skip
 from mer_featurestore.records import Clip
+from mer_featurestore.wording import plural
 
 CLASSES = ("Negative", "Neutral", "Positive")
 _DIGITS = 4  # of the names of CH-SIMS' files; spreadsheets drop leading zeros from the table
@@ -52,9 +53,8 @@ def read(folder: Path, gather: Gathering) -> None:
             text=cell(row, text) if text else None,
         )
         gather.add(clip, Place(place.file, place.line, label), sentiment)
-    gather.note(
-        f"{path.name}: {len(table.rows)} clips, classes from column {label}, media below {media.name}/"
-    )
+    clips = plural(len(table.rows), "clip")
+    gather.note(f"{path.name}: {clips}, classes from column {label}, media below {media.name}/")
 
 
 def _file(folder: Path, number: str) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mer_featurestore.errors import FingerprintMismatch
+from mer_featurestore.wording import plural
 from mer_plugins import adapters
 from mer_plugins.adapter_files import PROJECTION
 from mer_plugins.contract import ExtractorCard, Options
@@ -235,7 +236,11 @@ def _read(
     pairs = replace(pairs, train=train, valid=valid, held=held)
     check_enough(pairs)
     key, reason = next(iter(failed.items()))
-    return media, pairs, [*pairs.notices, f"{len(failed)} clips cannot be read, e.g. {key}: {reason}"]
+    return (
+        media,
+        pairs,
+        [*pairs.notices, f"{plural(len(failed), 'clip')} cannot be read, e.g. {key}: {reason}"],
+    )
 
 
 def _measured(

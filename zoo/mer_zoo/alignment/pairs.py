@@ -8,6 +8,7 @@ import numpy as np
 
 from mer_featurestore.errors import UnknownName, suggest
 from mer_featurestore.records import Clip, Modality
+from mer_featurestore.wording import plural
 from mer_zoo.errors import ZooError
 from mer_zoo.folds import make_folds
 from mer_zoo.trainset import TEST
@@ -145,7 +146,9 @@ def _with_all(
             f"extract them for the same clips: mer-fs extract --split {','.join(splits)}",
         )
     left = len(clips) - len(both)
-    return both, [f"{left} of {len(clips)} clips of {named} lack one of the features"] if left else []
+    return both, [
+        f"{left} of {plural(len(clips), 'clip')} of {named} without one of the features"
+    ] if left else []
 
 
 def _without_copies(clips: list[Clip], held: list[Clip]) -> tuple[list[Clip], list[str]]:
@@ -153,11 +156,11 @@ def _without_copies(clips: list[Clip], held: list[Clip]) -> tuple[list[Clip], li
     known = {clip.content_hash for clip in held if clip.content_hash}
     kept = [clip for clip in clips if clip.content_hash not in known]
     left = len(clips) - len(kept)
-    notices = [f"{left} clips are copies of held-out ones and do not train"] if left else []
+    notices = [f"not trained on, as copies of held-out clips: {plural(left, 'clip')}"] if left else []
     speakers = {(clip.corpus, clip.speaker) for clip in held if clip.speaker}
     shared = {clip.speaker for clip in kept if (clip.corpus, clip.speaker) in speakers}
     if shared:
-        notices.append(f"{len(shared)} speakers are both in training and held out")
+        notices.append(f"both in training and held out: {plural(len(shared), 'speaker')}")
     return kept, notices
 
 

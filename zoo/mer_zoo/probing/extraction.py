@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mer_featurestore.wording import plural
 from mer_plugins.pipeline import How, Request, extract, plan
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def extract_layers(
     )
     planned = plan(store, wanted)
     (space,) = planned.spaces
-    left = [f"{planned.quarantined} clips in quarantine left out"] if planned.quarantined else []
+    left = [f"{plural(planned.quarantined, 'clip')} in quarantine left out"] if planned.quarantined else []
     if not planned.todo:
         return space, tuple(left)
 
@@ -56,5 +57,5 @@ def extract_layers(
     if report.interrupted:
         raise KeyboardInterrupt
     if report.failed:
-        left.append(f"{len(report.failed)} clips failed and are in quarantine: mer-fs quarantine {space}")
+        left.append(f"{plural(len(report.failed), 'clip')} failed, in quarantine: mer-fs quarantine {space}")
     return space, tuple(left)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mer_featurestore.wording import plural
 from mer_zoo.errors import ZooError
 from mer_zoo.recipes.lines import Step
 from mer_zoo.recipes.state import Made, State, other_command
@@ -50,7 +51,7 @@ def look(step: Step, state: State) -> Outcome:
     there = [made for made in found if made is not None]
     for made in there:
         if made.left:
-            return Outcome(step, "to do", note=f"{made.ref} lacks {made.left} clips")
+            return Outcome(step, "to do", note=f"{made.ref} lacks {plural(made.left, 'clip')}")
     return Outcome(step, "there", note=_since(there), warning=_warning(step, there))
 
 
