@@ -174,13 +174,19 @@ class Layers(Mapping[str, LabelLayer]):
         return diff(see(a), see(b))
 
     def blame(self, key: str, name: str | None = None) -> Blame:
-        """Say why a clip has the label it has under a layer, the newest by default.
+        """Say why a clip has the label it has under a layer; by default the newest that says anything of it.
 
         Raises:
             UnknownName: No such layer, or nothing in it or below it speaks of the clip.
         """
-        stack = self.stack(name or self.newest())
+        stack = self.stack(name or self._newest_of(key))
         return blame(stack, resolve(stack), key)
+
+    def _newest_of(self, key: str) -> str:
+        """Return the newest layer that speaks of a clip, itself or through one below it; else the newest."""
+        newest = self.newest()
+        spoken = (name for name in reversed(list(self)) if any(key in layer for layer in self.stack(name)))
+        return next(spoken, newest)
 
     def stats(self, name: str) -> LayerStats:
         """Return a layer in numbers."""

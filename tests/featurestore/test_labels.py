@@ -318,6 +318,16 @@ def test_blame_names_a_newer_round_that_dropped_the_clip(store: Store) -> None:
     assert [s.verdict for s in store.labels.blame("f").sayings] == ["decides", "agrees with round3"]
 
 
+def test_blame_looks_under_the_newest_layer_that_knows_the_clip(store: Store) -> None:
+    """A newer layer of other clips, such as test labels for scoring, does not hide what is said of a clip."""
+    before = store.labels.blame("a")
+    store.labels.add(LabelLayer.human("truth", ["sad", "angry"], {"f": "sad"}))
+    assert store.labels.blame("a") == before
+    assert store.labels.blame("f").layer == "truth"
+    with pytest.raises(UnknownName, match="label layer 'truth'"):
+        store.labels.blame("q")
+
+
 def test_blame_without_layers_says_how_to_get_one(tmp_path: Path) -> None:
     """An empty store has no newest layer."""
     with pytest.raises(UnknownName, match="mer-fs labels import"):

@@ -82,6 +82,7 @@ def test_an_exported_run_predicts_as_the_run(trained: Store, tmp_path: Path, nam
     model = load(tmp_path / "out")
     found = model.predict(given(trained, name, list(expected.keys)))
     assert model.classes == expected.classes
+    assert "Linear" not in repr(model)  # a notebook's cell stays readable
     np.testing.assert_allclose(found, expected.probs, atol=1e-6)
     one = model.predict(
         {input_: rows[:1] for input_, rows in given(trained, name, list(expected.keys)).items()}

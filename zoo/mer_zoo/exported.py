@@ -10,7 +10,7 @@ probs = model.predict({"audio": [array_of_clip_0, None], "text": [other_0, other
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class Exported:
     name: str
     classes: tuple[str, ...]
     inputs: Inputs
-    modules: "tuple[Prepared, ...]"
+    modules: "tuple[Prepared, ...]" = field(repr=False)  # torch writes every layer: hundreds of lines
     frames: bool
 
     def predict(self, clips: Mapping[str, Sequence[NDArray[Any] | None]]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.argument("key")
 @store_option
 @at_option
-@click.option("--layer", help="Explain the label under this layer; default: the newest.")
+@click.option("--layer", help="Explain the label under this layer; default: the newest that knows it.")
 def labels_blame(key: str, store_url: str, at: int | None, layer: str | None) -> None:
     """Show which layer, members and votes gave a clip its label, through all layers below."""
     found = open_store(store_url, at).labels.blame(key, layer)
