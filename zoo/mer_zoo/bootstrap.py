@@ -71,6 +71,13 @@ def resample(counts: NDArray[Any], resamples: int = RESAMPLES, seed: int = SEED)
     return np.random.default_rng(seed).multinomial(total, counts / total, size=resamples)
 
 
+def confusions(drawn: NDArray[np.int64], place: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Add counts `[R, K]` up to confusions `[R, C, C]`; kind k counts in cell `place[k]`."""
+    total = np.zeros((classes**2, len(drawn)), np.int64)
+    np.add.at(total, place, drawn.T)
+    return np.ascontiguousarray(total.T).reshape(-1, classes, classes)
+
+
 def percentile(draws: NDArray[np.float64], level: float = LEVEL) -> Interval:
     """Return the central range that holds `level` of the draws `[R]` (the percentile bootstrap)."""
     edge = 50 * (1 - level)

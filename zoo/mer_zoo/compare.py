@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_zoo.bootstrap import SEED, Interval, percentile, resample, scores_of
+from mer_zoo.bootstrap import SEED, Interval, confusions, percentile, resample, scores_of
 from mer_zoo.errors import ZooError
 from mer_zoo.guards import flattered
 from mer_zoo.runs import COMPARISON, OUT_OF_FOLD, Predictions, Run, dump, find_run
@@ -191,16 +191,9 @@ def differences(
     cells, counts = np.unique((label * classes + a) * classes + b, return_counts=True)
     drawn = np.concatenate([counts[None], resample(counts, resamples, seed)])  # row 0: what was seen
     truth, pair = cells // classes**2, cells % classes**2
-    of_a = scores_of(_confusions(drawn, truth * classes + pair // classes, classes))
-    of_b = scores_of(_confusions(drawn, truth * classes + pair % classes, classes))
+    of_a = scores_of(confusions(drawn, truth * classes + pair // classes, classes))
+    of_b = scores_of(confusions(drawn, truth * classes + pair % classes, classes))
     return {name: _difference(of_a[name], of_b[name]) for name in ("waf", "uar", "accuracy", "macro_f1")}
-
-
-def _confusions(drawn: NDArray[np.int64], place: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Add counts `[R, K]` up to confusions `[R, C, C]`; kind k counts in cell `place[k]`."""
-    total = np.zeros((classes**2, len(drawn)), np.int64)
-    np.add.at(total, place, drawn.T)
-    return np.ascontiguousarray(total.T).reshape(-1, classes, classes)
 
 
 def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mer_zoo.bootstrap import SEED, Interval, percentile, resample, scores_of
+from mer_zoo.bootstrap import SEED, Interval, confusions, percentile, resample, scores_of
 from mer_zoo.errors import ZooError
 from mer_zoo.predict import predict
 from mer_zoo.registry import complete_params, find_model
@@ -348,9 +348,7 @@ def _scores(
     drawn: NDArray[np.int64], place: NDArray[np.int64], classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return WAF and UAR `[R + 1]` of counts `[R + 1, K]` whose kind k falls into cell `place[k]`."""
-    total = np.zeros((classes**2, len(drawn)), np.int64)
-    np.add.at(total, place, drawn.T)
-    scores = scores_of(np.ascontiguousarray(total.T).reshape(-1, classes, classes))
+    scores = scores_of(confusions(drawn, place, classes))
     return scores["waf"], scores["uar"]
 
 
