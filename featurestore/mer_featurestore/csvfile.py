@@ -11,6 +11,7 @@ from mer_featurestore.errors import BadInput, suggest
 
 _DELIMITERS = {";": "';'", "\t": "tab", "|": "'|'"}
 _LIMIT = 1 << 24  # characters in one cell; the csv module's own limit of 131,072 is below long transcripts
+_SPREADSHEET = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods are zips, .xls is an OLE file
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ def _decode(path: Path, fallback: str) -> str:
         raise BadInput(f"{path} is a folder", "name the CSV file in it") from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadInput(f"{path} is UTF-16", f"convert it: iconv -f utf-16 -t utf-8 {path.name} > utf8.csv")
+    if raw.startswith(_SPREADSHEET):
+        raise BadInput(
+            f"{path} is a spreadsheet or an archive, not a CSV file",
+            "save it as CSV (UTF-8) and name that file",
+        )
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

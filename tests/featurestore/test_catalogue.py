@@ -141,6 +141,7 @@ BAD = {
     "open quote": ("key,text\na,x\nb,\"never closed\nc,y\n", "line 3: malformed CSV .*; close the quot"),
     "stray quote": ("key,text\na,\"x\"y\n", "line 2: malformed CSV"),
     "latin-1": ("key,text\na,x\nb,caf\xe9\n".encode("latin-1"), "line 3: not UTF-8 .byte 0xe9.; .*latin1"),
+    "a spreadsheet": (b"PK\x03\x04\x14\x00\x06\x00", "is a spreadsheet or an archive.*save it as CSV"),
     "utf-16": ("key,text\na,b\n".encode("utf-16"), "is UTF-16; convert it: iconv"),
 }  # fmt: skip
 
