@@ -7,7 +7,7 @@ never done again: kill the process at any moment and run the same command to fin
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -96,6 +96,33 @@ class ExtractReport:
     media_seconds: float = 0.0
     batch: float = 0.0
 
+    @classmethod
+    def of(cls, planned: Plan, how: How) -> "ExtractReport":
+        """Return the report of an extraction that has not begun."""
+        return cls(
+            spaces=planned.spaces,
+            planned=len(planned.todo),
+            skipped=planned.done,
+            left_alone=planned.quarantined,
+            batch=how.batch or planned.extractor.batch_cost,
+        )
+
+    def add_up(self, parts: "Sequence[ExtractReport]", abreast: int) -> None:
+        """Take in what parts of it did, of which so many ran side by side.
+
+        Their seconds of a stage are added up and divided by that, but for `decode`, which is a sum over
+        threads already.
+        """
+        for part in parts:
+            self.done += part.done
+            self.failed |= part.failed
+            self.media_seconds += part.media_seconds
+            self.interrupted |= part.interrupted
+            self.batch = min(self.batch, part.batch)
+        for stage in sorted({stage for part in parts for stage in part.seconds}):
+            spent = sum(part.seconds.get(stage, 0.0) for part in parts)
+            self.seconds[stage] = spent if stage == "decode" else spent / abreast
+
     @property
     def clips_per_second(self) -> float:
         """Clips done per second of wall time after loading."""
@@ -148,13 +175,7 @@ def extract(
         StoreError: The store cannot be written.
     """
     how = how or How()
-    report = ExtractReport(
-        spaces=planned.spaces,
-        planned=len(planned.todo),
-        skipped=planned.done,
-        left_alone=planned.quarantined,
-        batch=how.batch or planned.extractor.batch_cost,
-    )
+    report = ExtractReport.of(planned, how)
     if planned.todo:
         _Run(store, planned, how, report, progress or _silent).run()
     return report

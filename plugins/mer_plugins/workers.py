@@ -56,13 +56,7 @@ def extract_in_processes(
     """
     how = how or How()
     planned = planned or plan(store, request)
-    report = ExtractReport(
-        spaces=planned.spaces,
-        planned=len(planned.todo),
-        skipped=planned.done,
-        left_alone=planned.quarantined,
-        batch=how.batch or planned.extractor.batch_cost,
-    )
+    report = ExtractReport.of(planned, how)
     shares = _shares(planned, devices)
     if shares:
         try:
@@ -110,7 +104,10 @@ class _Crew:
         with graceful() as stop:
             self._listen(self._start(), stop)
         report = self.report
-        _add_up(report, list(self.parts.values()))
+        parts = list(self.parts.values())
+        report.add_up(parts, len(parts))
+        for stage in {"load", "total"} & report.seconds.keys():  # of the whole: the longest
+            report.seconds[stage] = max(part.seconds.get(stage, 0.0) for part in parts)
         report.interrupted = stop.asked and report.done + len(report.failed) < report.planned
         if error := self.stopped_by or (None if stop.asked else self.died):
             raise error
@@ -179,22 +176,6 @@ def _work(told: Connection, url: str, request: Request, how: How) -> None:
             told.send(("report", extract(store, plan(store, request), how, progress)))
         except MerError as error:
             told.send(("error", error))
-
-
-def _add_up(report: ExtractReport, parts: Sequence[ExtractReport]) -> None:
-    for part in parts:
-        report.done += part.done
-        report.failed |= part.failed
-        report.media_seconds += part.media_seconds
-        report.interrupted |= part.interrupted
-        report.batch = min(report.batch, part.batch)
-    for stage in sorted({stage for part in parts for stage in part.seconds}):
-        spent = [part.seconds.get(stage, 0.0) for part in parts]
-        if stage == "decode":  # is a sum over threads already
-            report.seconds[stage] = sum(spent)
-        else:  # side by side: the longest for the whole, the mean of a stage
-            whole = stage in ("load", "total")
-            report.seconds[stage] = max(spent) if whole else sum(spent) / len(spent)
 
 
 @contextmanager

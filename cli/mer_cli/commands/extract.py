@@ -65,10 +65,13 @@ INTERRUPTED = 130
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="cpu, cuda, cuda:1 …")
 @names_option("--devices", "devices", "A process per device, e.g. cuda:0,cuda:1.")
 @click.option("--procs", type=click.IntRange(min=1), metavar="N", help="N processes that share the CPU.")
+@click.option(
+    "--ray", metavar="ADDRESS", help="On a Ray cluster: auto, HOST:PORT, ray://… or local to start one here."
+)
 @no_plugin_option
 def extract(store_url: str, dry_run: bool, **said: Any) -> None:
     """Turn clips into features; run it again after any interruption and it does the rest."""
-    from mer_plugins import pipeline, workers
+    from mer_plugins import cluster, pipeline, workers
 
     warn_of_broken()
     said["plugin"] = without_model(said["plugin"], said)
@@ -85,7 +88,9 @@ def extract(store_url: str, dry_run: bool, **said: Any) -> None:
 
         planned = pipeline.plan(store, request)
         print_notices(planned.notices)
-        if devices:
+        if said["ray"]:
+            report = cluster.extract_on_ray(store, request, said["ray"], _how(said), told, planned)
+        elif devices:
             report = workers.extract_in_processes(store, request, devices, _how(said), told, planned)
         else:
             report = pipeline.extract(store, planned, _how(said), told)
@@ -123,8 +128,10 @@ def _extra(said: dict[str, Any]) -> dict[str, str]:
 
 
 def _devices(said: dict[str, Any]) -> tuple[str, ...]:
-    if said["procs"] and said["devices"]:
-        raise click.UsageError("--procs shares the CPU and --devices names devices: say one of them")
+    if sum(bool(said[name]) for name in ("procs", "devices", "ray")) > 1:
+        raise click.UsageError(
+            "--procs shares the CPU, --devices names devices, --ray leaves both to a cluster: say one of them"
+        )
     return said["devices"] or ("cpu",) * (said["procs"] or 0)
 
 

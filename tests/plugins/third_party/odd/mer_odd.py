@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,11 +103,14 @@ class Silent(Plain):
 
 
 class Deadly(Plain):
-    """Takes its process along at the text 19."""
+    """Takes its process along at the text 19; with the option `once` until that file is there."""
 
     def encode(self, batch: Sequence[str]) -> list[NDArray[np.float32]]:
         """Encode, or end."""
-        if "19" in batch:
+        once = self.options.extra.get("once")
+        if "19" in batch and not (once and Path(once).exists()):
+            if once:
+                Path(once).touch()
             os._exit(7)
         return super().encode(batch)
 
@@ -133,6 +137,7 @@ def mer_extractors() -> list[ExtractorCard]:
             levels=("utt", "frame"),
             summary=str(kind.__doc__),
             build=kind,
+            options={"once": ("", "a file that remembers a death")} if kind is Deadly else {},
         )
         for kind in kinds
     ]
