@@ -18,8 +18,9 @@ from mer_plugins import host
 from mer_plugins.cluster import deal, extract_on_ray
 from mer_plugins.contract import Options
 from mer_plugins.errors import ClipError, PluginError
-from mer_plugins.pipeline import How, Request, extract, plan
+from mer_plugins.pipeline import How, Request, plan
 from mer_plugins.samples import voice, write_wav
+from support.extraction import check_as_by_one_process
 from support.tiny import MAKERS
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
@@ -54,11 +55,10 @@ def texts(tmp_path: Path) -> Store:
 
 def test_a_cluster_is_as_one_process(address: str, tmp_path: Path) -> None:
     """What is stored and counted is as by a single process, to the last bit; the next run finds nothing."""
-    store, single = (Store.create(tmp_path / name) for name in ("store", "single"))
+    store = Store.create(tmp_path / "store")
     voices = [(f"k{k:02d}", write_wav(tmp_path / f"{k}.wav", voice(0.3 + 0.01 * k))) for k in range(20)]
     store.clips.add([Clip(key=key, audio=str(path)) for key, path in voices])
     (tmp_path / "4.wav").write_bytes(b"")
-    single.clips.add(store.clips.values())
     (tmp_path / "model").mkdir()
     MAKERS["hubert-large"](tmp_path / "model")
     options = Options(model=str(tmp_path / "model"))
@@ -69,12 +69,7 @@ def test_a_cluster_is_as_one_process(address: str, tmp_path: Path) -> None:
     assert (told[0], told[-1]) == ((0, 0, 20), (19, 1, 20))
     assert report.seconds["total"] > 0
     assert extract_on_ray(store, request, address).planned == 0
-    extract(single, plan(single, request))
-    for name in report.spaces:
-        ours, theirs = store.features[name], single.features[name]
-        assert sorted(ours.keys()) == sorted(theirs.keys())
-        assert all(ours[key].tobytes() == theirs[key].tobytes() for key in sorted(theirs.keys()))
-        assert dict(store.features.quarantine(name)) == dict(single.features.quarantine(name))
+    check_as_by_one_process(store, request, tmp_path)
 
 
 def test_keys_are_dealt_out_once(texts: Store, address: str) -> None:

@@ -15,9 +15,10 @@ from mer_cli.fs import main
 from mer_featurestore import Clip, Store
 from mer_plugins.contract import Options
 from mer_plugins.errors import ClipError, PluginError
-from mer_plugins.pipeline import How, Request, extract, plan
+from mer_plugins.pipeline import How, Request, plan
 from mer_plugins.samples import voice, write_wav
 from mer_plugins.workers import extract_in_processes
+from support.extraction import check_as_by_one_process
 from support.tiny import MAKERS
 
 BOTH = ("utt", "frame")
@@ -36,6 +37,18 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+def _under_way(store: Store) -> subprocess.Popen[str]:
+    """Start a slow extraction by two processes, and return it when it has made some commits."""
+    words = ["extract", "--plugin", "slow", "--procs", "2", "--commit-every", "1", "--store", store.url]
+    command = [sys.executable, "-c", "from mer_cli.fs import main; main()", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = store.journal.head()
+    while store.journal.head() < before + 4:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
 def test_two_processes_are_as_one(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features, quarantine and counts are those of a single process, to the last bit."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -50,14 +63,7 @@ def test_two_processes_are_as_one(store: Store, tmp_path: Path, monkeypatch: pyt
     assert told[-1] == (8, 1, 9)
     assert report.media_seconds == pytest.approx(sum(0.3 + 0.07 * k for k in range(9) if k != 4), abs=1e-3)
     assert extract_in_processes(store, request, ("cpu", "cpu")).planned == 0
-    single = Store.create(tmp_path / "single")
-    single.clips.add(store.clips.values())
-    extract(single, plan(single, request))
-    for name in report.spaces:
-        ours, theirs = store.features[name], single.features[name]
-        assert sorted(ours.keys()) == sorted(theirs.keys())
-        assert all(ours[key].tobytes() == theirs[key].tobytes() for key in sorted(theirs.keys()))
-        assert dict(store.features.quarantine(name)) == dict(single.features.quarantine(name))
+    check_as_by_one_process(store, request, tmp_path)
     assert sum("features" in str(commit) for commit in store.log()) >= 2
 
 
@@ -96,15 +102,7 @@ def test_asked_to_stop(install: Callable[..., None], tmp_path: Path) -> None:
     install("odd")
     store = Store.create(tmp_path / "store")
     store.clips.add(Clip(key=f"k{n:03d}", text=str(n)) for n in range(400))
-    words = ["extract", "--plugin", "slow", "--procs", "2", "--commit-every", "1", "--store", store.url]
-    code = "from mer_cli.fs import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    before = store.journal.head()
-    while store.journal.head() < before + 4:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    process = _under_way(store)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -121,13 +119,7 @@ def test_the_parent_is_killed(install: Callable[..., None], tmp_path: Path) -> N
     install("odd")
     store = Store.create(tmp_path / "store")
     store.clips.add(Clip(key=f"k{n:03d}", text=str(n)) for n in range(400))
-    words = ["extract", "--plugin", "slow", "--procs", "2", "--commit-every", "1", "--store", store.url]
-    code = "from mer_cli.fs import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
-    before = store.journal.head()
-    while store.journal.head() < before + 4:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    process = _under_way(store)
     process.kill()
     _, err = process.communicate(timeout=60)  # until the last process that could write there has ended
     assert "Traceback" not in err
