@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +249,9 @@ def test_test_labels_are_not_read_by_training(store: Store, tmp_path: Path, toy:
         ),
         ({"params": {"dropout": 1.5}}, ZooError, "below 1"),
         ({"params": {"dropout": "nan"}}, ZooError, "parameter dropout is nan"),
+        ({"card": "align-attention", "params": {"align_weight": -1}}, ZooError, "a loss cannot weigh -1"),
+        ({"card": "align-attention", "params": {"align_weight": -math.inf}}, ZooError, "give a number;"),
+        ({"card": "logreg", "params": {"dropout": -0.1}}, ZooError, "a dropout rate of -0.1 cannot"),
         ({"card": "agt", "params": {"heads": 0}}, ZooError, "agt cannot be built with heads=0"),
         ({"card": "ef-lstm", "params": {"steps": 0}}, ZooError, "use steps of 1 or more"),
         ({"seed": -1}, ZooError, "-1 cannot be a seed"),

@@ -37,7 +37,8 @@ class ModelCard:
         summary: One line for `mer-zoo models`.
         paper: Where it comes from; says *reconstructed* where the paper leaves it open.
         build: `build(inputs={modality: D}, classes=C, **params)` → a module: `Batch` → `Output`.
-        params: Its parameters with their defaults.
+        params: Its parameters with their defaults. What is given for a number must be finite, and 0 or more
+            where the default is above 0.
         search: Values a random search draws from, per parameter (and `lr`, `weight_decay` …).
         frames: Whether it can read sequences (T > 1); one that cannot is given masked means.
         modalities: How many modalities it takes at least and at most.

@@ -72,7 +72,7 @@ def complete_params(card: ModelCard, params: Mapping[str, Any]) -> dict[str, Any
     Raises:
         UnknownName: The model has no such parameter.
         ZooError: Text of another type, a number that is not finite, or a negative one where the default is
-            not.
+            above 0.
     """
     for name in params:
         if name not in card.params:
@@ -107,9 +107,9 @@ def _checked(card: ModelCard, name: str, value: Any) -> Any:
     default, what = card.params[name], f"{card.name} parameter {name}"
     found = read_as(default, value, what)
     if isinstance(found, (int, float)) and isinstance(default, (int, float)):
-        least = 0 if default >= 0 else -math.inf
-        if not least <= found < math.inf:
-            kind = "a number of 0 or more" if default >= 0 else "a number"
+        # Sizes and rates are never negative; about others only the model knows.
+        if not math.isfinite(found) or found < 0 < default:
+            kind = "a number of 0 or more" if default > 0 else "a number"
             raise ZooError(f"{what} is {found}", f"give {kind}; the default is {default}")
     return found
 

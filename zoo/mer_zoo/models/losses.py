@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mer_zoo.errors import ZooError
+
 
 class LossWeight(nn.Module):
     """The weight of an auxiliary loss, as a buffer that is not stored with the weights.
@@ -18,13 +20,18 @@ class LossWeight(nn.Module):
     stack can differ in it.
 
     Args:
-        weight: Factor.
+        weight: Factor, 0 or more.
+
+    Raises:
+        ZooError: A negative one, which would reward what it is to punish.
     """
 
     weight: Tensor
 
     def __init__(self, weight: float) -> None:
         super().__init__()
+        if weight < 0:
+            raise ZooError(f"a loss cannot weigh {weight:g}", "use a weight of 0 or more")
         self.register_buffer("weight", torch.tensor(float(weight)), persistent=False)
 
     def forward(self, loss: Tensor) -> Tensor:
