@@ -106,11 +106,12 @@ def read_as(default: Any, text: Any, what: str) -> Any:
 def _checked(card: ModelCard, name: str, value: Any) -> Any:
     default, what = card.params[name], f"{card.name} parameter {name}"
     found = read_as(default, value, what)
-    if isinstance(found, (int, float)) and isinstance(default, (int, float)):
-        # Sizes and rates are never negative; about others only the model knows.
-        if not math.isfinite(found) or found < 0 < default:
-            kind = "a number of 0 or more" if default > 0 else "a number"
-            raise ZooError(f"{what} is {found}", f"give {kind}; the default is {default}")
+    if not (isinstance(found, (int, float)) and isinstance(default, (int, float))):
+        return found
+    # Sizes and rates are never negative; about others only the model knows.
+    if not math.isfinite(found) or found < 0 < default:
+        kind = "a number of 0 or more" if default > 0 else "a number"
+        raise ZooError(f"{what} is {found}", f"give {kind}; the default is {default}")
     return found
 
 
